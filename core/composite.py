@@ -1,0 +1,78 @@
+"""The learner stage: parts that read each other, in one fixed order, over one log."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from core.clock import MergedClock
+from core.schemas import EVENT, TICK
+from core.stage import SEGMENT_ROWS, Examples, Learner, Publication
+
+
+class CompositeStage:
+    """Runs its parts over `examples`, cut at fixed positions of the log.
+
+    In: `examples` rows. Out: nothing downstream; publications of touched rows. State: the merged clock, the ordinal, the parts'.
+    """
+
+    def __init__(self, parts: Sequence[Learner], upstreams: int) -> None:
+        self.parts = tuple(parts)
+        self.clock = MergedClock(upstreams)
+        self.ordinal = 0  # event and item rows learned
+        self._sent_ms: list[np.ndarray] = []
+
+    def apply(self, rows: pl.DataFrame, offset: int) -> None:
+        """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
+        clock_ms = self.clock.advance(rows["upstream"].to_numpy(), rows["clock_ms"].to_numpy())
+        kept = rows["kind"].to_numpy() != TICK
+        for examples in self._segments(rows.filter(pl.Series(kept)), clock_ms[kept]):
+            self._learn(examples)
+        self._sent_ms.append(rows.filter(pl.col("kind") == EVENT)["sent_ms"].to_numpy())
+
+    def _segments(self, rows: pl.DataFrame, clock_ms: np.ndarray) -> Iterator[Examples]:
+        start = 0
+        while start < rows.height:
+            stop = min(rows.height, start + SEGMENT_ROWS - self.ordinal % SEGMENT_ROWS)
+            yield Examples(rows[start:stop], self.ordinal, clock_ms[start:stop])
+            start = stop
+
+    def _learn(self, examples: Examples) -> None:
+        for part in self.parts:
+            part.learn_many(examples)
+        self.ordinal += examples.rows.height
+        if self.ordinal % SEGMENT_ROWS == 0:
+            for part in self.parts:
+                part.maintain(self.ordinal, int(examples.clock_ms[-1]))
+
+    def publish(self) -> Publication | None:
+        tables = {name: rows for part in self.parts for name, rows in part.touched().items() if rows.height}
+        sent_ms = np.concatenate(self._sent_ms) if self._sent_ms else np.empty(0, dtype=np.int64)
+        self._sent_ms.clear()
+        if not tables and not sent_ms.size:
+            return None
+        return Publication(tables, self.ordinal, self.clock.ms, sent_ms)
+
+    def snapshot(self, directory: Path, previous: Path | None) -> None:
+        state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode()}
+        (directory / "composite.json").write_bytes(msgspec.json.encode(state))
+        for part in self.parts:
+            (directory / part.name).mkdir()
+            part.snapshot(directory / part.name, previous / part.name if previous else None)
+
+    def restore(self, directory: Path) -> None:
+        state = msgspec.json.decode((directory / "composite.json").read_bytes())
+        self.ordinal, self.clock = state["ordinal"], MergedClock.from_json(state["clock"].encode())
+        for part in self.parts:
+            part.restore(directory / part.name)
+
+    def digest(self) -> str:
+        own = f"{self.ordinal} {self.clock.to_json().decode()}"
+        text = "\n".join([own, *(f"{part.name} {part.digest()}" for part in self.parts)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def close(self) -> None:
+        """Nothing is held open."""

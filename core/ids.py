@@ -1,0 +1,86 @@
+"""Strings outside, dense rows inside: an exact map with a bounded number of rows."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from core.errors import SettingsError
+from core.stage import SEGMENT_ROWS
+
+_RESERVE = 2 * SEGMENT_ROWS  # new ids that one segment of the log can bring: a user and an item a row
+
+
+class IdMap:
+    """Id -> row, in order of last use. Rows are freed only by `evict`, so that a batch never loses one half-way.
+
+    State: the ids in order of last use (oldest first) with their rows, and the free rows.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 4 * _RESERVE:
+            raise SettingsError(f"a table needs at least {4 * _RESERVE} rows, got {capacity}")
+        self.capacity = capacity
+        self._rows: dict[str, int] = {}
+        self.ids: list[str | None] = []
+        self._free: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def lookup(self, ids: Iterable[str]) -> np.ndarray:
+        """int32 [n], -1 where the id has no row. Changes nothing."""
+        get = self._rows.get
+        return np.array([get(id_, -1) for id_ in ids], dtype=np.int32)
+
+    def admit(self, ids: Iterable[str]) -> np.ndarray:
+        """int32 [n]: the row of each id, given one where it has none; all become the last used, in order."""
+        return np.array([self._touch(id_) for id_ in ids], dtype=np.int32)
+
+    def _touch(self, id_: str) -> int:
+        row = self._rows.pop(id_, -1)
+        if row < 0:
+            row = self._take(id_)
+        self._rows[id_] = row
+        return row
+
+    def _take(self, id_: str) -> int:
+        if self._free:
+            row = self._free.pop()
+            self.ids[row] = id_
+            return row
+        if len(self.ids) == self.capacity:
+            raise SettingsError(f"all {self.capacity} rows are taken inside one segment; raise the table's capacity")
+        self.ids.append(id_)
+        return len(self.ids) - 1
+
+    def remove(self, id_: str) -> int:
+        """Free the row of `id_`; -1 where it has none."""
+        row = self._rows.pop(id_, -1)
+        if row >= 0:
+            self.ids[row] = None
+            self._free.append(row)
+        return row
+
+    def evict(self) -> list[tuple[str, int]]:
+        """Between segments: free the rows longest unused until a segment's worth is free. Returns what went."""
+        room = self.capacity - len(self._rows)
+        wanted = max(_RESERVE, self.capacity // 64) - room if room < _RESERVE else 0
+        oldest = [id_ for id_, _ in zip(self._rows, range(wanted), strict=False)]
+        return [(id_, self.remove(id_)) for id_ in oldest]
+
+    def snapshot(self, path: Path) -> None:
+        state = {"ids": list(self._rows), "rows": list(self._rows.values()), "free": self._free, "size": len(self.ids)}
+        path.write_bytes(msgspec.msgpack.encode(state))
+
+    def restore(self, path: Path) -> None:
+        state = msgspec.msgpack.decode(path.read_bytes())
+        self._rows = dict(zip(state["ids"], state["rows"], strict=True))
+        self._free, self.ids = state["free"], [None] * state["size"]
+        for id_, row in self._rows.items():
+            self.ids[row] = id_
+
+    def digest(self) -> str:
+        return hashlib.sha256(msgspec.msgpack.encode([list(self._rows.items()), self._free])).hexdigest()

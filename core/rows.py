@@ -1,0 +1,67 @@
+"""Arrays with one row per id, saved in chunks of which only the changed ones are written."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from core.errors import SnapshotError
+
+CHUNK_BITS = 12
+CHUNK_ROWS = 1 << CHUNK_BITS
+
+
+class Rows:
+    """Named arrays of `capacity` rows. Untouched memory is never paged in, so capacity costs address space only.
+
+    Kernels write to the arrays and set `dirty[row >> CHUNK_BITS]`. State: every chunk below `used` rows.
+    """
+
+    def __init__(self, capacity: int, fields: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """`fields`: name -> (numpy dtype, shape of one row)."""
+        self.arrays = {name: np.zeros((capacity, *shape), dtype=dtype) for name, (dtype, shape) in fields.items()}
+        self.dirty = np.zeros((capacity + CHUNK_ROWS - 1) // CHUNK_ROWS, dtype=np.bool_)
+        self.capacity = capacity
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    def mark(self, rows: np.ndarray) -> None:
+        """Say that these rows changed."""
+        self.dirty[rows >> CHUNK_BITS] = True
+
+    def _chunk(self, index: int) -> bytes:
+        span = slice(index * CHUNK_ROWS, (index + 1) * CHUNK_ROWS)
+        return b"".join(array[span].tobytes() for array in self.arrays.values())
+
+    def snapshot(self, directory: Path, previous: Path | None, used: int) -> None:
+        """Write the chunks that hold the first `used` rows; link those unchanged since `previous`."""
+        for index in range((used + CHUNK_ROWS - 1) // CHUNK_ROWS):
+            name = f"chunk-{index:06d}.bin"
+            if previous and not self.dirty[index] and (previous / name).exists():
+                os.link(previous / name, directory / name)
+            else:
+                (directory / name).write_bytes(self._chunk(index))
+        self.dirty[:] = False
+
+    def restore(self, directory: Path) -> None:
+        for path in sorted(directory.glob("chunk-*.bin")):
+            self._load(int(path.stem.removeprefix("chunk-")), path.read_bytes())
+
+    def _load(self, index: int, raw: bytes) -> None:
+        span, at = slice(index * CHUNK_ROWS, (index + 1) * CHUNK_ROWS), 0
+        if len(raw) != sum(array[span].nbytes for array in self.arrays.values()):
+            raise SnapshotError(f"chunk {index} has {len(raw)} bytes: the checkpoint was made with other sizes")
+        for array in self.arrays.values():
+            part = array[span]
+            part[:] = np.frombuffer(raw, array.dtype, part.size, at).reshape(part.shape)
+            at += part.nbytes
+
+    def digest(self, rows: np.ndarray) -> str:
+        """A hash of the given rows of every array, in the given order."""
+        state = hashlib.sha256()
+        for array in self.arrays.values():
+            state.update(array[rows].tobytes())
+        return state.hexdigest()

@@ -1,0 +1,94 @@
+"""The Arrow schemas of the logs between stages: where features, learners and streams meet."""
+
+import io
+from collections.abc import Sequence
+
+import polars as pl
+
+from core.errors import FreshetError
+
+EVENT, ITEM, TICK = 0, 1, 2  # `kind` of a row
+
+EVENT_TYPES = (
+    "impression", "click", "view", "like", "follow", "comment", "share",
+    "cart", "favourite", "purchase", "hate", "enter", "exit",
+)  # fmt: skip
+
+# `batches`: what ingest writes. One row per accepted event, per catalogue change, per tick of the clock.
+BATCHES = pl.Schema(
+    {
+        "kind": pl.UInt8(),
+        "source": pl.UInt16(),  # index into the record's ranges
+        "offset": pl.Int64(),  # of the source record
+        "sent_ms": pl.Int64(),  # its Kafka timestamp; for freshness, never for state
+        "ts_ms": pl.Int64(),  # event time; of a tick: ingest's clock; of an item: 0
+        "event_id": pl.String(),
+        "type": pl.String(),
+        "user_id": pl.String(),
+        "item_id": pl.String(),
+        "value": pl.Float64(),
+        "request_id": pl.String(),
+        "context": pl.String(),  # JSON text as sent
+        "item": pl.String(),  # normalised JSON of the catalogue entry; null removes the item
+    }
+)
+
+# `examples`: what the feature stage writes (event and tick rows) and what ingest adds (item rows).
+EXAMPLE_BASE = pl.Schema(
+    {
+        "kind": pl.UInt8(),
+        "source": pl.UInt16(),
+        "offset": pl.Int64(),  # of the `batches` record (event, tick) or the `items` record (item)
+        "row": pl.Int32(),  # row in that record: with the offset, the example's position
+        "upstream": pl.Int16(),  # `batches` partition; -1 on item rows, which carry no clock
+        "clock_ms": pl.Int64(),  # that partition's clock at the row
+        "sent_ms": pl.Int64(),
+        "ts_ms": pl.Int64(),
+        "type": pl.String(),
+        "user_id": pl.String(),
+        "item_id": pl.String(),
+        "value": pl.Float64(),
+        "request_id": pl.String(),
+        "item": pl.String(),
+    }
+)
+
+
+def user_columns(types: Sequence[str], half_lives_seconds: Sequence[int]) -> list[str]:
+    """Names of the user's decayed counters in `examples`, in the order of the stored row: type-major."""
+    return [f"user_{name}_{half_life}s" for name in types for half_life in half_lives_seconds]
+
+
+def examples_schema(columns: Sequence[str]) -> pl.Schema:
+    """`examples` with the declared user columns (float32, as they were before the row; null on item and tick rows)."""
+    return pl.Schema({**EXAMPLE_BASE, **{name: pl.Float32() for name in columns}})
+
+
+# Every table of `parameters` starts with these; what follows is the table's own.
+DELTA_BASE = pl.Schema(
+    {
+        "id": pl.String(),
+        "version": pl.Int64(),  # ordinal in the writer's input of the last row behind it; lower ones are ignored
+        "event_ms": pl.Int64(),  # event time of the newest event behind it
+        "removed": pl.Boolean(),
+    }
+)
+
+
+def encode(rows: pl.DataFrame) -> bytes:
+    """Arrow IPC stream, lz4: about 22 bytes an event."""
+    out = io.BytesIO()
+    rows.write_ipc_stream(out, compression="lz4")
+    return out.getvalue()
+
+
+def decode(raw: bytes) -> pl.DataFrame:
+    """The rows of `encode`.
+
+    Raises:
+        FreshetError: the bytes are no Arrow stream.
+    """
+    try:
+        return pl.read_ipc_stream(io.BytesIO(raw))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise FreshetError(f"a record of {len(raw)} bytes is no Arrow IPC stream: {error}") from error

@@ -1,0 +1,77 @@
+"""The contracts: what a host may ask of a stage, and what the learner stage asks of its parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import polars as pl
+
+SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Rows touched since the last one: visible in the cache all at once or not at all."""
+
+    tables: dict[str, pl.DataFrame]  # each DELTA_BASE, then the table's own columns
+    version: int  # rows of its input that the stage has applied
+    clock_ms: int
+    sent_ms: np.ndarray  # int64: Kafka timestamps of the events new behind this publication
+
+
+class Stage(Protocol):
+    """A deterministic function of one ordered log partition. Knows no Kafka, Faust, wall clock, thread or socket."""
+
+    def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame | None:
+        """Take the rows of one record, in order; return the rows for the next log (None where there is none)."""
+
+    def publish(self) -> Publication | None:
+        """Rows touched since the last call, None where there are none."""
+
+    def snapshot(self, directory: Path, previous: Path | None) -> None:
+        """Write the whole state into the empty `directory`; files that did not change may be linked from `previous`."""
+
+    def restore(self, directory: Path) -> None:
+        """Take up the state that `snapshot` wrote; called once, before any `apply`."""
+
+    def digest(self) -> str:
+        """A hash of the logical state: equal states give equal text."""
+
+    def close(self) -> None:
+        """Release files."""
+
+
+@dataclass
+class Examples:
+    """A run of `examples` rows inside one segment, ticks taken out."""
+
+    rows: pl.DataFrame  # n rows, `examples` schema
+    first_ordinal: int  # rows of the log before this run (ticks not counted): row i has ordinal first_ordinal + i
+    clock_ms: np.ndarray  # int64 [n], merged clock at each row
+    columns: dict[str, np.ndarray] = field(default_factory=dict)  # what earlier parts add, e.g. "item_vector" float32 [n, d]
+
+
+class Learner(Protocol):
+    """One part of the learner stage. Parts run in a fixed order and may read what earlier ones added to `examples.columns`."""
+
+    name: str
+
+    def learn_many(self, examples: Examples) -> None:
+        """Learn row by row, in order: one call with n rows equals n calls with one."""
+
+    def maintain(self, ordinal: int, clock_ms: int) -> None:
+        """Called where a segment ends (every SEGMENT_ROWS rows of the log): evictions and slices of long work."""
+
+    def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
+        """float32 [len(item_ids)]; NaN where nothing is known."""
+
+    def touched(self) -> dict[str, pl.DataFrame]:
+        """Tables of the rows changed since the last call (DELTA_BASE, then own columns)."""
+
+    def snapshot(self, directory: Path, previous: Path | None) -> None: ...
+
+    def restore(self, directory: Path) -> None: ...
+
+    def digest(self) -> str: ...

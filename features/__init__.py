@@ -1,0 +1,1 @@
+"""What is true now: counters, sequences, popularity, duplicates, and the store that keeps them."""

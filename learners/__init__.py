@@ -1,0 +1,1 @@
+"""What is learned: SUPA, the dynamic tokenizer, parameter tables and the cache that serves them."""

@@ -1,0 +1,398 @@
+"""The recommendation chain over one version of the serving cache: personal, similar, popular, newest."""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from core.compiled import compiled
+from core.errors import FreshetError, SettingsError
+from core.hashing import FINGERPRINT_BYTES
+from learners.tables import BLOCK_ROWS, MIN_MS, WIDE_COLUMN, Space, Table
+
+NO_LINK = "none"  # source of an empty list
+_FIRST_ENTRIES = 64  # of a kept ranking: a page of 20 and 30 seen items
+
+
+class RequestError(FreshetError, ValueError):
+    """A question that cannot be answered as asked; the message says what would do."""
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Settings of the serving cache.
+
+    max_k: items a request may ask for. seen_items: of a user's last items, how many are left out of the lists. similar_items: how many
+    of them `similar` starts from. popularity_weight: of ln(popularity) in the personal score. tombstones: removed ids of users, and of
+    items, that are remembered to refuse their older versions.
+    """
+
+    max_k: int = 200
+    seen_items: int = 30
+    similar_items: int = 5
+    popularity_weight: float = 0.0
+    tombstones: int = 16_384
+
+    def __post_init__(self) -> None:
+        least = {"max_k": 1, "seen_items": 0, "similar_items": 0, "popularity_weight": 0.0, "tombstones": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= low):
+                raise SettingsError(f"{name} must be at least {low}, got {value}")
+        if self.similar_items > self.seen_items:
+            raise SettingsError(f"similar_items ({self.similar_items}) must not exceed seen_items ({self.seen_items})")
+
+
+class Writer(NamedTuple):
+    """What the cache holds of one writer."""
+
+    lineage: str
+    version: int  # rows of its input behind what is visible
+    clock_ms: int
+
+
+@dataclass(frozen=True)
+class State:
+    """One version of the whole cache. Nothing in it changes, except for what is computed late and kept."""
+
+    users: Space
+    items: Space
+    codebooks: Space
+    writers: Mapping[str, Writer]
+    clock_ms: int  # event time: the latest clock of a writer
+    _rankings: dict[str, "Ranking"] = field(default_factory=dict, compare=False, repr=False)
+
+    def ranking(self, column: str, now_ms: int) -> "Ranking":
+        """Items by a column of `item_popularity`. The kept one has left out rooms that ended before the clock."""
+        if now_ms < self.clock_ms:
+            return Ranking(self.items["item_popularity"], self.items, column, now_ms)
+        kept = self._rankings.get(column)
+        if kept is None:
+            kept = self._rankings[column] = Ranking(self.items["item_popularity"], self.items, column, self.clock_ms)
+        return kept
+
+
+class Recommended(NamedTuple):
+    """`score` is comparable within one link only: dot product, mean similarity, log2 of popularity, ms of the first event."""
+
+    item_id: str
+    score: float
+    link: str
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """An answer, best first, of at most k items."""
+
+    items: tuple[Recommended, ...]
+    source: str  # first link that gave something, or "none"
+    event_ms: int | None  # event time of the newest event behind what was used
+    clock_ms: int
+    versions: dict[str, int]  # writer -> rows of its input behind what was used
+
+
+@compiled
+def add_dots(query: np.ndarray, vectors: np.ndarray, out: np.ndarray, start: int) -> None:
+    """out[start + r] += query . vectors[:, r], summed in order of the dimensions, so that a row's place changes no bit.
+
+    Args:
+        query: float32 [w].
+        vectors: float32 [w, n], C order.
+        out: float32, zeros before.
+    """
+    for d in range(vectors.shape[0]):
+        weight = query[d]
+        for r in range(vectors.shape[1]):
+            out[start + r] += weight * vectors[d, r]
+
+
+class Entry(NamedTuple):
+    row: int
+    value: float
+    start_ms: int
+    end_ms: int
+
+
+class Ranking:
+    """Items by one column of `item_popularity`, highest first, ties by id; computed as far as somebody reads.
+
+    Blocks know their highest value, so a ranking costs a pass over blocks and a sort of the rows in the best of them.
+    """
+
+    def __init__(self, table: Table, items: Space, column: str, floor_ms: int) -> None:
+        """Rooms that ended at `floor_ms` or before are left out."""
+        self._table, self._items, self._column, self._floor_ms = table, items, column, floor_ms
+        self._kept: tuple[list[Entry], bool] = ([], False)  # with: whether these are all
+
+    def __iter__(self) -> Iterator[Entry]:
+        at = 0
+        while True:
+            entries, complete = self._kept
+            if at < len(entries):
+                yield entries[at]
+                at += 1
+            elif complete:
+                return
+            else:
+                self._kept = self._best(max(_FIRST_ENTRIES, 2 * at))
+
+    def _best(self, count: int) -> tuple[list[Entry], bool]:
+        """The first `count` entries, and whether there are no more."""
+        peaks = np.array([block.peak(self._column) for block in self._table.blocks], dtype=np.float64)
+        rows, values = self._candidates(peaks, count)
+        if rows.size > count:
+            within = values >= np.partition(values, values.size - count)[values.size - count]
+            rows, values = rows[within], values[within]
+        return [self._entry(row, value) for value, row in _ordered(self._items, rows, values, count)], rows.size < count
+
+    def _candidates(self, peaks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """All rows above some value, at least `count` of them unless those are all there are."""
+        blocks = count
+        while blocks < peaks.size:
+            found = self._above(np.partition(peaks, peaks.size - blocks)[peaks.size - blocks], peaks)
+            if found[0].size >= count:
+                return found
+            blocks *= 4
+        return self._above(-np.inf, peaks)
+
+    def _above(self, threshold: float, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows, values = [np.empty(0, dtype=np.int64)], [np.empty(0)]
+        absent = self._table.empty.records[self._column][0]
+        for index in np.flatnonzero(peaks >= threshold).tolist():
+            held = self._table.blocks[index].records
+            column = held[self._column]
+            listed = held["present"] & (held["end_ms"] > self._floor_ms) & (column > absent)
+            slots = np.flatnonzero(listed & (column >= threshold))
+            rows.append(slots + index * BLOCK_ROWS)
+            values.append(column[slots].astype(np.float64))
+        return np.concatenate(rows), np.concatenate(values)
+
+    def _entry(self, row: int, value: float) -> Entry:
+        return Entry(row, value, int(self._table.cell(row, "start_ms")), int(self._table.cell(row, "end_ms")))
+
+
+@dataclass
+class _Request:
+    state: State
+    config: CacheConfig
+    now_ms: int
+    vector: np.ndarray | None  # float32 [w]
+    recent: list[int]  # rows of the user's last items that the cache knows, newest first
+    taken: set[int]  # rows that no link may give (again)
+
+
+Pick = tuple[int, float]  # row, score
+
+
+def recommend(
+    state: State, config: CacheConfig, user_id: str, k: int, links: Sequence[str] | None = None, now_ms: int | None = None
+) -> Recommendations:
+    """At most `k` items: each link of the chain fills what those before it left open.
+
+    Args:
+        links: names out of `LINKS`, in the order to try them; None is all.
+        now_ms: time against which live rooms are open; None is the cache's event clock.
+
+    Raises:
+        RequestError: k is out of range or a link unknown.
+    """
+    chain = _checked(config, k, links)
+    request, event_ms = _open(state, config, user_id, now_ms)
+    listed: list[Recommended] = []
+    for link in chain:
+        if len(listed) < k:
+            for row, score in LINKS[link](request, k - len(listed)):
+                request.taken.add(row)
+                listed.append(Recommended(state.items.id_of(row), score, link))
+                event_ms = max(event_ms, _evidence_ms(state.items, config, row, link))
+    versions = {name: writer.version for name, writer in state.writers.items()}
+    source = listed[0].link if listed else NO_LINK
+    return Recommendations(tuple(listed), source, event_ms if event_ms > MIN_MS else None, state.clock_ms, versions)
+
+
+def _checked(config: CacheConfig, k: int, links: Sequence[str] | None) -> Sequence[str]:
+    if not 1 <= k <= config.max_k:
+        raise RequestError(f"k must be between 1 and {config.max_k} (the cache's max_k), got {k}")
+    chain = tuple(LINKS) if links is None else links
+    for link in chain:
+        if link not in LINKS:
+            raise RequestError(f"there is no link {link!r}; the links are {', '.join(LINKS)}")
+    return chain
+
+
+def _open(state: State, config: CacheConfig, user_id: str, now_ms: int | None) -> tuple[_Request, int]:
+    """The request, and the event time behind the user's own rows."""
+    row, recent, event_ms = state.users.row(user_id), list[int](), MIN_MS
+    history, vectors = state.users["user_history"], state.users["user_vectors"]
+    if row >= 0 and history.has(row):
+        recent = _known_rows(state.items, history.cell(row, "recent"))
+        event_ms = int(history.cell(row, "event_ms"))
+    vector = user_vector(state.users, row)
+    if vector is not None:
+        event_ms = max(event_ms, int(vectors.cell(row, "event_ms")))
+    now_ms = state.clock_ms if now_ms is None else now_ms
+    return _Request(state, config, now_ms, vector, recent, set(recent)), event_ms
+
+
+def user_vector(users: Space, row: int) -> np.ndarray | None:
+    """float32 [w], None where there is none."""
+    if row < 0 or not users["user_vectors"].has(row):
+        return None
+    return np.frombuffer(users["user_vectors"].cell(row, "vector"), dtype="<f4").copy()  # writable: one compiled variant
+
+
+def _known_rows(items: Space, recent: bytes) -> list[int]:
+    keys = (recent[at : at + FINGERPRINT_BYTES] for at in range(0, len(recent), FINGERPRINT_BYTES))
+    return [row for row in map(items.row_of_key, keys) if row >= 0]
+
+
+def _evidence_ms(items: Space, config: CacheConfig, row: int, link: str) -> int:
+    """Event time of the newest event behind the columns that put this row in the list."""
+    used = EVIDENCE.get(link, ("item_popularity",))
+    if link == "personal" and config.popularity_weight:
+        used = (*used, "item_popularity")
+    return max(int(items[name].cell(row, "event_ms")) for name in used if items[name].has(row))
+
+
+def _personal(request: _Request, count: int) -> list[Pick]:
+    if request.vector is None:
+        return []
+    return _top(request, _personal_scores(request.state.items, request.config, request.vector), count)
+
+
+def _personal_scores(items: Space, config: CacheConfig, vector: np.ndarray) -> np.ndarray:
+    """float64 [allocated rows], -inf where there is no vector of the user's width."""
+    table = items["item_vectors"]
+    if table.width != vector.size:  # the widths differ only while a new model replaces an old one
+        return np.full(items.allocated, -np.inf)
+    dots = _dots(table, vector)  # float32 [rows]
+    scores = np.where(table.column("present") & np.isfinite(dots), dots.astype(np.float64) + table.column("bias"), -np.inf)
+    if config.popularity_weight:
+        scores += popularity_term(config, items["item_popularity"].column("log2_popularity"))
+    return scores
+
+
+def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndarray:
+    """What popularity adds to a personal score: -inf without an event, so that such items are left to `newest`."""
+    return config.popularity_weight * math.log(2) * log2_popularity
+
+
+def _dots(table: Table, query: np.ndarray) -> np.ndarray:
+    """float32 [allocated rows]: query . vector, 0 where there is none."""
+    dots = np.zeros(len(table.blocks) * BLOCK_ROWS, dtype=np.float32)
+    for index, block in enumerate(table.blocks):
+        if block is not table.empty:
+            add_dots(query, block.wide, dots, index * BLOCK_ROWS)
+    return dots
+
+
+def _similar(request: _Request, count: int) -> list[Pick]:
+    items = request.state.items
+    sources = [row for row in request.recent if _placed(items, row)][: request.config.similar_items]
+    return _top(request, _similarity(items, sources), count) if sources else []
+
+
+def _placed(items: Space, row: int) -> bool:
+    """Whether there is anything to compare the item by."""
+    return items["item_vectors"].has(row) or items["item_tokens"].has(row)
+
+
+def _similarity(items: Space, sources: list[int]) -> np.ndarray:
+    """float64 [allocated rows]: mean over the sources of the cosine, or of the shared token prefix where a vector is missing.
+
+    -inf where that is not above 0.
+    """
+    total = _cosines(items, [row for row in sources if items["item_vectors"].has(row)])
+    for source in sources:
+        if items["item_tokens"].has(source):
+            total += _shared_prefix(items, source)
+    return np.where(total > 0, total / len(sources), -np.inf)
+
+
+def _cosines(items: Space, sources: list[int]) -> np.ndarray:
+    """float64 [allocated rows]: sum of the cosines with each source, 0 where there is no vector."""
+    table = items["item_vectors"]
+    query = np.zeros(table.width, dtype=np.float32)
+    if not sources:
+        return np.zeros(items.allocated)
+    for row in sources:
+        query += table.wide(row) * table.cell(row, "inverse_norm")
+    cosines = _dots(table, query) * table.column("inverse_norm")
+    return np.where(table.column("present") & np.isfinite(cosines), cosines.astype(np.float64), 0.0)
+
+
+def _shared_prefix(items: Space, source: int) -> np.ndarray:
+    """float64 [allocated rows]: share of the tokens that are the source's, from the first on; 0 where both have a vector."""
+    tokens, vectors = items["item_tokens"], items["item_vectors"]
+    alike = tokens.column("present") & (tokens.column("codebook_version") == tokens.cell(source, "codebook_version"))
+    if vectors.has(source):
+        alike &= ~vectors.column("present")
+    shared = np.zeros(items.allocated)
+    if alike.any():
+        for level, token in enumerate(tokens.wide(source).tolist()):
+            alike &= tokens.column(WIDE_COLUMN)[level] == token
+            shared += alike
+    return shared / max(1, tokens.width)
+
+
+def _shown(items: Space, now_ms: int) -> np.ndarray:
+    """bool [allocated rows]: not removed, and open if it is a live room."""
+    table = items["item_popularity"]
+    return np.asarray(~table.column("removed") & (table.column("start_ms") <= now_ms) & (table.column("end_ms") > now_ms))
+
+
+def _top(request: _Request, scores: np.ndarray, count: int) -> list[Pick]:
+    """The `count` best rows that may be shown, ties by id. `scores` is used up."""
+    items = request.state.items
+    scores[~_shown(items, request.now_ms)] = -np.inf
+    scores[sorted(request.taken)] = -np.inf
+    floor = np.partition(scores, scores.size - count)[scores.size - count] if scores.size > count else -np.inf
+    rows = np.flatnonzero((scores >= floor) & (scores > -np.inf))
+    return [(row, value) for value, row in _ordered(items, rows, scores[rows], count)]
+
+
+def _ordered(items: Space, rows: np.ndarray, values: np.ndarray, count: int) -> list[tuple[float, int]]:
+    """(value, row) of the `count` highest values, ties by id."""
+    keyed = zip((-values).tolist(), map(items.id_of, rows.tolist()), rows.tolist(), strict=True)
+    return [(-negated, row) for negated, _, row in heapq.nsmallest(count, keyed)]
+
+
+def _popular(request: _Request, count: int) -> list[Pick]:
+    return _ranked(request, "log2_popularity", count)
+
+
+def _newest(request: _Request, count: int) -> list[Pick]:
+    return _ranked(request, "first_ms", count)
+
+
+def _ranked(request: _Request, column: str, count: int) -> list[Pick]:
+    picks: list[Pick] = []
+    for row, value, start_ms, end_ms in request.state.ranking(column, request.now_ms):
+        if row not in request.taken and start_ms <= request.now_ms < end_ms:
+            picks.append((row, value))
+            if len(picks) == count:
+                break
+    return picks
+
+
+Link = Callable[[_Request, int], list[Pick]]
+LINKS: dict[str, Link] = {"personal": _personal, "similar": _similar, "popular": _popular, "newest": _newest}
+EVIDENCE = {"personal": ("item_vectors",), "similar": ("item_vectors", "item_tokens")}  # tables behind a link's scores
+
+
+def nearest(state: State, config: CacheConfig, item_id: str, count: int) -> list[tuple[str, float]]:
+    """(item id, similarity) of at most `count` items, most similar first; by vector, else by shared tokens.
+
+    Raises:
+        RequestError: `count` is out of range.
+    """
+    if not 0 <= count <= config.max_k:
+        raise RequestError(f"neighbours must be between 0 and {config.max_k} (the cache's max_k), got {count}")
+    items, row = state.items, state.items.row(item_id)
+    if row < 0 or not count or not _placed(items, row):
+        return []
+    request = _Request(state, config, state.clock_ms, None, [], {row})
+    return [(items.id_of(near), value) for near, value in _top(request, _similarity(items, [row]), count)]

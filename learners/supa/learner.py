@@ -1,0 +1,231 @@
+"""SUPA as a part of the learner stage: ids outside, rows and one kernel call inside."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from core.hashing import fingerprints
+from core.ids import IdMap
+from core.rows import Rows
+from core.schemas import DELTA_BASE, EVENT, ITEM
+from core.stage import Examples
+from learners.supa import kernel
+from learners.supa.config import SupaConfig
+from learners.supa.kernel import SERVED, Table
+from learners.supa.neighbours import Rings
+
+
+def _fields(config: SupaConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The arrays of one table, as `core.rows.Rows` takes them."""
+    d, relations, ring = config.dimensions, len(config.relations), config.ring_size
+    vectors = {"long": (d,), "short": (d if config.short_vector else 0,), "context": (relations, d), "bias": (relations,)}
+    sums = {"long_sum": (), "short_sum": (), "context_sum": (relations,), "bias_sum": (relations,)}
+    return {
+        **{name: ("<f4", shape) for name, shape in {**vectors, **sums}.items()},
+        **dict.fromkeys(("last_ms", "version", "event_ms", "written"), ("<i8", ())),
+        **dict.fromkeys(("row", "neighbour_generation"), ("<i4", (ring,))),
+        "alive": ("?", ()),
+        "relation": ("u1", (ring,)),
+        "ts_ms": ("<i8", (ring,)),
+        "generation": ("<i4", ()),
+    }
+
+
+class Nodes:
+    """The nodes of one type: ids, rows, and what is to be published of them.
+
+    State: the id map; every array of the rows; the touched rows and removed ids not yet published.
+    """
+
+    def __init__(self, side: int, capacity: int, config: SupaConfig) -> None:
+        self.side, self.config = side, config
+        self.ids = IdMap(capacity)
+        self.rows = Rows(capacity, _fields(config))
+        arrays = self.rows.arrays
+        rings = Rings(**{name: arrays[name] for name in Rings._fields})
+        own = {name: arrays[name] for name in Table._fields if name in arrays}
+        marks = {"extent": np.zeros(1, np.int64), "touched": np.zeros(capacity, np.bool_), "dirty": self.rows.dirty}
+        self.table = Table(rings=rings, **own, **marks)
+        self.removed: dict[str, tuple[int, int]] = {}  # id -> version, event_ms
+
+    def admit(self, ids: list[str]) -> np.ndarray:
+        """int32 [n]: a row for each id, its first vectors drawn where it is new."""
+        rows = self.ids.admit(ids)
+        unborn = np.flatnonzero(~self.table.alive[rows])
+        fresh, first = np.unique(rows[unborn], return_index=True)
+        if fresh.size:
+            keys = fingerprints(ids[at] for at in unborn[first])
+            kernel.initialise(self.table, fresh, keys, np.uint64(self.config.seed), self.side, self.config.initial_scale)
+        return rows
+
+    def remove(self, id_: str, version: int) -> None:
+        """Free the row of `id_` if it has one."""
+        row = self.ids.remove(id_)
+        if row >= 0:
+            self._clear(id_, row, version)
+
+    def evict(self, version: int) -> None:
+        """Make room for the next segment."""
+        for id_, row in self.ids.evict():
+            self._clear(id_, row, version)
+
+    def _clear(self, id_: str, row: int, version: int) -> None:
+        """Zero a freed row; its new generation makes the rings that still point to it skip it."""
+        self.removed[id_] = (version, int(self.table.event_ms[row]))
+        generation = self.rows["generation"][row] + 1
+        for array in self.rows.arrays.values():
+            array[row] = 0
+        self.rows["generation"][row] = generation
+        self.table.touched[row] = False
+        self.rows.mark(np.array([row]))
+
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [n, 2 d]: [h, c] of users, [c, h] of items, so that their product is the score."""
+        long, context = self.table.long[rows], self.table.context[rows, SERVED]
+        h = long + self.table.short[rows] if self.config.short_vector else long
+        return np.concatenate([h, context] if self.side == kernel.USER else [context, h], axis=1)
+
+    def schema(self) -> pl.Schema:
+        """Of what `publish` returns."""
+        vector = pl.Array(pl.Float32, 2 * self.config.dimensions)
+        bias = {"bias": pl.Float32()} if self.side == kernel.ITEM else {}
+        return pl.Schema({**DELTA_BASE, "vector": vector, **bias})
+
+    def publish(self) -> pl.DataFrame:
+        """Rows changed and ids removed since the last call; of a removed id the vector is null."""
+        rows = np.flatnonzero(self.table.touched[: len(self.ids.ids)])
+        self.table.touched[rows] = False
+        columns = {
+            "id": [self.ids.ids[row] for row in rows],
+            "version": self.table.version[rows],
+            "event_ms": self.table.event_ms[rows],
+            "removed": np.zeros(rows.size, np.bool_),
+            "vector": self.vectors(rows),
+            "bias": self.table.bias[rows, SERVED],
+        }
+        changed = pl.DataFrame({name: columns[name] for name in self.schema()}, schema=self.schema())
+        return pl.concat([changed, self._removals()])
+
+    def _removals(self) -> pl.DataFrame:
+        """Ids removed since the last call and not back since."""
+        gone = [(id_, version, event_ms, True) for id_, (version, event_ms) in self.removed.items()]
+        self.removed.clear()
+        back = self.ids.lookup([row[0] for row in gone]) >= 0
+        base = pl.DataFrame(gone, schema=DELTA_BASE, orient="row").filter(~pl.Series(back, dtype=pl.Boolean))
+        return base.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in self.schema().items() if name not in DELTA_BASE)
+
+    def snapshot(self, directory: Path, previous: Path | None) -> None:
+        directory.mkdir()
+        self.ids.snapshot(directory / "ids.msgpack")
+        self.rows.snapshot(directory, previous, len(self.ids.ids))
+        touched = np.flatnonzero(self.table.touched).tolist()
+        state = {"extent": int(self.table.extent[0]), "touched": touched, "removed": self.removed}
+        (directory / "nodes.json").write_bytes(msgspec.json.encode(state))
+
+    def restore(self, directory: Path) -> None:
+        self.ids.restore(directory / "ids.msgpack")
+        self.rows.restore(directory)
+        state = msgspec.json.decode((directory / "nodes.json").read_bytes())
+        self.table.extent[0], self.table.touched[state["touched"]] = state["extent"], True
+        self.removed = {id_: tuple(entry) for id_, entry in state["removed"].items()}
+
+    def digest(self) -> str:
+        return f"{self.ids.digest()} {self.rows.digest(np.arange(len(self.ids.ids)))} {int(self.table.extent[0])}"
+
+
+class SupaLearner:
+    """Learns a vector pair (h, c) per user and item from every edge, in log order.
+
+    In: `examples`; events of the configured types are edges, a removed catalogue item loses its row, all else changes nothing.
+    Out: `columns["item_vector"]`, float32 [n, 2 d]: the item's [c, h] right after each row, zeros where it has no row.
+    State: users and items (`Nodes`), updates refused. Nothing depends on how the log was cut into batches.
+
+    Publications are part of the snapshot but not of the digest: the host publishes before a snapshot, and where it does not, the
+    rows pending then are pending again after a restore.
+
+    Attributes:
+        updates: edges learned since the process started.
+        nonfinite_updates: updates refused because a number was not finite.
+    """
+
+    name = "supa"
+
+    def __init__(self, config: SupaConfig) -> None:
+        self.config = config
+        self.users = Nodes(kernel.USER, config.max_users, config)
+        self.items = Nodes(kernel.ITEM, config.max_items, config)
+        self.updates = self.nonfinite_updates = 0
+        self._rule, self._relation_of = config.rule(), config.relation_of()
+
+    def learn_many(self, examples: Examples) -> None:
+        """Learn row by row, in order. Adds `item_vector`."""
+        rows, start = examples.rows, 0
+        relation = self._relations(rows)
+        vectors = np.zeros((rows.height, 2 * self.config.dimensions), np.float32)
+        for stop in [*_removals(rows), rows.height]:
+            run = slice(start, stop)
+            self._learn_run(rows[run], relation[run], examples.first_ordinal + start, vectors[run])
+            if stop < rows.height:
+                self.items.remove(rows["item_id"][stop], examples.first_ordinal + stop)
+            start = stop + 1
+        examples.columns["item_vector"] = vectors
+
+    def _relations(self, rows: pl.DataFrame) -> np.ndarray:
+        """int64 [n]: the relation of each edge, -1 where the row is none."""
+        types, indices = list(self._relation_of), list(self._relation_of.values())
+        code = rows["type"].replace_strict(types, indices, default=-1, return_dtype=pl.Int64).fill_null(-1)
+        is_edge = (rows["kind"] == EVENT) & rows["user_id"].is_not_null() & rows["item_id"].is_not_null()
+        return np.where(is_edge.to_numpy(), code.to_numpy(), -1)
+
+    def _learn_run(self, rows: pl.DataFrame, relation: np.ndarray, first_ordinal: int, vectors: np.ndarray) -> None:
+        """One kernel call for n rows without a removal among them."""
+        edge = relation >= 0
+        self.updates += int(np.count_nonzero(edge))
+        edges, others = rows.filter(pl.Series(edge)), rows.filter(pl.Series(~edge))
+        user_row, item_row = np.full(rows.height, -1, np.int32), np.full(rows.height, -1, np.int32)
+        user_row[edge] = self.users.admit(edges["user_id"].to_list())
+        item_row[edge] = self.items.admit(edges["item_id"].to_list())
+        item_row[~edge] = self.items.ids.lookup(others["item_id"].to_list())
+        tables, ts_ms = (self.users.table, self.items.table), rows["ts_ms"].to_numpy()
+        self.nonfinite_updates += kernel.learn_run(tables, relation, user_row, item_row, ts_ms, first_ordinal, self._rule, vectors)
+
+    def maintain(self, ordinal: int, clock_ms: int) -> None:
+        """Free the rows longest without an edge, until the next segment fits."""
+        for nodes in (self.users, self.items):
+            nodes.evict(ordinal - 1)
+
+    def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
+        """float32 [len(item_ids)]: user vector . item vector + item bias; NaN where the user or the item is not known."""
+        out = np.full(len(item_ids), np.nan, np.float32)
+        user_row = int(self.users.ids.lookup([user_id])[0])
+        if user_row >= 0:
+            kernel.score_items(self.users.table, self.items.table, user_row, self.items.ids.lookup(item_ids), out)
+        return out
+
+    def touched(self) -> dict[str, pl.DataFrame]:
+        """`user_vectors` (vector [h, c]) and `item_vectors` (vector [c, h], bias): rows whose served values changed."""
+        return {"user_vectors": self.users.publish(), "item_vectors": self.items.publish()}
+
+    def snapshot(self, directory: Path, previous: Path | None) -> None:
+        (directory / "supa.json").write_bytes(msgspec.json.encode({"nonfinite_updates": self.nonfinite_updates}))
+        self.users.snapshot(directory / "users", previous / "users" if previous else None)
+        self.items.snapshot(directory / "items", previous / "items" if previous else None)
+
+    def restore(self, directory: Path) -> None:
+        self.nonfinite_updates = msgspec.json.decode((directory / "supa.json").read_bytes())["nonfinite_updates"]
+        self.users.restore(directory / "users")
+        self.items.restore(directory / "items")
+
+    def digest(self) -> str:
+        text = f"{self.nonfinite_updates} {self.users.digest()} {self.items.digest()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _removals(rows: pl.DataFrame) -> Iterable[int]:
+    """Indices of the rows that remove a catalogue item."""
+    gone = (rows["kind"] == ITEM) & rows["item"].is_null() & rows["item_id"].is_not_null()
+    return np.flatnonzero(gone.to_numpy()).tolist()

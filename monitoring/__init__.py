@@ -1,0 +1,1 @@
+"""What operators watch: every metric stands in `monitoring.metrics`."""

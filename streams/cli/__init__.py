@@ -1,0 +1,61 @@
+"""The command line: `freshet COMMAND --help`. Every command reads the same settings (freshet.toml, FRESHET_*)."""
+
+import logging
+import sys
+
+import typer
+from rich.logging import RichHandler
+
+from core.errors import FreshetError
+from monitoring.metrics import version
+from streams.cli import demo, doctor, produce, replay, run
+from streams.cli.common import errors
+
+app = typer.Typer(
+    name="freshet",
+    help="Freshet learns from live user events and serves what it learned within a second.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command()(demo.demo)
+app.command()(run.up)
+app.command()(run.broker)
+app.command()(run.ingest)
+app.command()(run.worker)
+app.command()(run.learn)
+app.command()(run.serve)
+app.command()(produce.produce)
+app.command()(replay.replay)
+app.command()(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"freshet {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what the clients say too."),
+    show_version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Freshet learns from live user events and serves what it learned within a second."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(name)s: %(message)s", datefmt="%X", handlers=[RichHandler(show_path=False)], force=True
+    )
+    if not verbose:
+        for name in ("aiokafka", "kafka", "faust", "mode", "httpx", "jgo"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one sentence and status 1, Ctrl-C is status 130."""
+    try:
+        app()
+    except FreshetError as error:
+        errors.print(f"[bold red]freshet:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,164 @@
+"""Long-running commands: everything at once (`up`), or one process each."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import typer
+from prometheus_client import CollectorRegistry, start_http_server
+
+from core.errors import FreshetError, SettingsError
+from monitoring.metrics import Metrics
+from streams import processes
+from streams.broker import EmbeddedBroker
+from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, console, create_topics, errors, resolving, settings
+from streams.processes import free_port
+from streams.settings import Settings
+from streams.supervisor import Supervisor, supervised
+
+READY_SECONDS = 90.0
+
+
+def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace: Namespace = None) -> None:
+    """Start everything on this machine: broker (unless one is given), ingest, features, learner, server.
+
+    Example: freshet up, then: freshet produce --demo, then: curl 127.0.0.1:8080/v1/recommend/u1
+    """
+    s = settings(bootstrap_servers, data_dir, namespace)
+    ports = {name: free_port() for name in ("ingest", "features", "learner")}
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    with interrupts() as stop, cluster(s) as s, running(s, {**ports, "server": 0}, metrics.restarted) as (base, _):
+        start_http_server(own := free_port(), s.http_host, registry)
+        console.print(f"server      {base}/v1/recommend/USER   {base}/docs")
+        for name, port in {**ports, "up": own}.items():
+            console.print(f"{name:<11} http://{s.http_host}:{port}/metrics")
+        console.print(f"logs        {s.data_dir / 'logs'}")
+        console.print(f"Ready. Send events: freshet produce --demo --bootstrap-servers {s.bootstrap_servers}   Ctrl-C stops all.")
+        stop.wait()
+        console.print("stopping")
+
+
+@contextlib.contextmanager
+def running(s: Settings, names: dict[str, int], restarted: object = None) -> Iterator[tuple[str, Supervisor]]:
+    """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block."""
+    create_topics(s)
+    tell = lambda line: errors.print(f"[yellow]{line}[/]")  # noqa: E731  # one use
+    s = s if s.http_port else s.model_copy(update={"http_port": free_port(s.http_host)})
+    base = f"http://{s.http_host}:{s.http_port}"
+    count = restarted if callable(restarted) else (lambda name: None)
+    with supervised(Supervisor(s, names, tell, count)) as children:
+        wait_ready(base, children)
+        yield base, children
+
+
+def wait_ready(base: str, children: Supervisor) -> None:
+    """Until the server says that its cache caught up.
+
+    Raises:
+        FreshetError: a child keeps dying, or it takes too long.
+    """
+    deadline, why = time.monotonic() + READY_SECONDS, "no answer yet"
+    while time.monotonic() < deadline:
+        children.check()
+        try:
+            with urlopen(f"{base}/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except (URLError, OSError) as error:
+            why = str(error)
+        time.sleep(0.1)
+    raise FreshetError(f"{base}/readyz is not ready after {READY_SECONDS:.0f} s: {why}")
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event set by Ctrl-C or SIGTERM, so that a block ends in order."""
+    stop = threading.Event()
+    held = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+
+def broker(data_dir: DataDir = None, port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 9092) -> None:
+    """Run the embedded Kafka broker alone.
+
+    Example: freshet broker --port 9092
+    """
+    s = settings(data_dir=data_dir)
+    with interrupts() as stop:
+        with resolving():
+            embedded = EmbeddedBroker(s.data_dir / "broker", port or None)
+            embedded.start()
+        with embedded_until(embedded):
+            create_topics(s.model_copy(update={"bootstrap_servers": embedded.bootstrap_servers}))
+            console.print(f"Kafka listens on {embedded.bootstrap_servers}; Ctrl-C stops it")
+            while not stop.wait(0.5):
+                if not embedded.alive:
+                    raise FreshetError(f"the broker died; its log is {s.data_dir / 'broker'}")
+
+
+@contextlib.contextmanager
+def embedded_until(embedded: EmbeddedBroker) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        embedded.stop()
+
+
+def ingest(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace: Namespace = None) -> None:
+    """Run ingest: events and items in, batches by user out.
+
+    Example: freshet ingest --bootstrap-servers 127.0.0.1:9092
+    """
+    _run("ingest", settings(bootstrap_servers, data_dir, namespace))
+
+
+def worker(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace: Namespace = None) -> None:
+    """Run a feature worker (Faust). Several share the partitions of `batches`, and `data_dir`.
+
+    Example: freshet worker --bootstrap-servers 127.0.0.1:9092
+    """
+    _run("features", settings(bootstrap_servers, data_dir, namespace))
+
+
+def learn(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace: Namespace = None) -> None:
+    """Run the learner (Faust): item features, SUPA, tokenizer.
+
+    Example: freshet learn --bootstrap-servers 127.0.0.1:9092
+    """
+    _run("learner", settings(bootstrap_servers, data_dir, namespace))
+
+
+def serve(
+    bootstrap_servers: Bootstrap = None,
+    namespace: Namespace = None,
+    port: Annotated[int | None, typer.Option(help="Port of the HTTP server.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the server: recommendations over HTTP from the in-process cache.
+
+    Example: freshet serve --bootstrap-servers 127.0.0.1:9092 --port 8080
+    """
+    _run("server", settings(bootstrap_servers, data_dir, namespace, http_port=port))
+
+
+def _run(name: str, s: Settings) -> None:
+    """One process; a failure ends it at once, since what hangs in a client's threads has no state worth waiting for."""
+    if not s.bootstrap_servers:
+        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or run everything with `freshet up`")
+    try:
+        processes.run(name, s)
+    except FreshetError as error:
+        errors.print(f"freshet: {error}")
+        os._exit(1)

@@ -1,0 +1,123 @@
+"""Keeps a ParameterCache up to date from Kafka, on a thread of its own beside the readers."""
+
+import asyncio
+import logging
+import threading
+import time
+
+import numpy as np
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from core.errors import FreshetError
+from learners.cache import ParameterCache
+from monitoring.metrics import Metrics
+from streams.ingest import at, consumer
+from streams.parameters import Assembler
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 2.0
+
+
+class FreshnessWindow:
+    """The last events' freshness, for exact quantiles; the histogram of the metrics is coarser and covers all time."""
+
+    def __init__(self, size: int = 1 << 16) -> None:
+        self._seconds = np.zeros(size, dtype=np.float64)
+        self._count = 0
+
+    def add(self, seconds: np.ndarray) -> None:
+        at = (self._count + np.arange(seconds.size)) % self._seconds.size
+        self._seconds[at] = seconds
+        self._count += seconds.size
+
+    def values(self) -> np.ndarray:
+        """float64 [n], seconds, in no order."""
+        return self._seconds[: min(self._count, self._seconds.size)].copy()
+
+    def quantiles(self) -> dict[str, float]:
+        """Milliseconds at p50 and p99, and how many events they are over."""
+        held = self.values()
+        if not held.size:
+            return {"events": 0}
+        p50, p99 = np.quantile(held, [0.5, 0.99]) * 1000
+        return {"p50": round(float(p50), 1), "p99": round(float(p99), 1), "events": held.size}
+
+
+class ParameterFeed:
+    """Reads `parameters` from its start, then follows it. `waiting()` says why the cache is not ready, None once it is."""
+
+    def __init__(self, s: Settings, cache: ParameterCache, metrics: Metrics) -> None:
+        self.s, self.cache, self.metrics = s, cache, metrics
+        self._state: str | None = "the parameters feed has not started"
+        self._stop = threading.Event()
+        self.freshness = FreshnessWindow()
+        self._thread = threading.Thread(target=self._run, name="parameters", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def waiting(self) -> str | None:
+        return self._state
+
+    def status(self) -> dict[str, object]:
+        """Versions per writer (rows of its input that are visible), rows per table, freshness of the last events."""
+        rows = {table: size.rows for table, size in self.cache.sizes.items()}
+        return {"waiting": self._state, "versions": self.cache.versions, "rows": rows, "freshness_ms": self.freshness.quantiles()}
+
+    def _run(self) -> None:
+        asyncio.run(self._follow_for_ever())
+
+    async def _follow_for_ever(self) -> None:
+        """The cache goes on answering from what it has while Kafka is away."""
+        while not self._stop.is_set():
+            try:
+                await self._follow()
+            except Exception as error:  # noqa: BLE001  # a server must outlive its broker
+                self._state = f"the parameters feed failed and tries again: {error}"
+                log.warning("%s", self._state)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow(self) -> None:
+        reader = consumer(self.s)
+        await reader.start()
+        try:
+            tp = TopicPartition(self.s.parameters_topic, 0)
+            end = (await reader.end_offsets([tp]))[tp]
+            at(reader, await reader.beginning_offsets([tp]))
+            await self._read(reader, tp, end)
+        finally:
+            await reader.stop()
+
+    async def _read(self, reader: AIOKafkaConsumer, tp: TopicPartition, caught_up: int) -> None:
+        """Apply publications as they come; ready once what was there at the start is applied."""
+        assembler, live = Assembler(), False
+        self._state = f"reading {caught_up} records of parameters"
+        while not self._stop.is_set():
+            for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):
+                self._take(assembler, record, live)
+            self.metrics.cached({table: size.rows for table, size in self.cache.sizes.items()}, {})
+            if not live and await reader.position(tp) >= caught_up:
+                live, self._state = True, None
+
+    def _take(self, assembler: Assembler, record: object, live: bool) -> None:
+        try:
+            found = assembler.add(record.value, record.headers)  # type: ignore[attr-defined]  # untyped client
+        except FreshetError as error:
+            log.warning("a record of parameters is passed over: %s", error)
+            return
+        if found is None:
+            return
+        part, publication = found
+        applied = self.cache.apply(part.writer, publication, part.lineage)
+        self.metrics.refused("nonfinite", applied.nonfinite)
+        self.metrics.refused("stale", applied.stale)
+        self.metrics.cached({}, {part.writer: publication.version})
+        if live:  # a backlog says nothing about freshness
+            seconds = time.time() - publication.sent_ms.astype(np.float64) / 1000
+            self.metrics.visible(seconds)
+            self.freshness.add(seconds)

@@ -1,0 +1,186 @@
+"""The live host of one stage partition: records in; rows, publications and checkpoints out.
+
+Knows Kafka's records, but neither Faust nor what the stage computes. Every call to the stage runs on one thread of its own, so
+that the event loop keeps its heartbeats and the stage never sees two calls at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import polars as pl
+
+from core.driver import StageDriver
+from core.errors import PositionLostError
+from core.position import HEADER, REBUILD, Range, Record, Stamp
+from core.schemas import encode
+from core.stage import Publication, Stage
+from monitoring.metrics import Metrics
+from streams.checkpoints import Checkpoints, Pending
+from streams.parameters import to_records
+from streams.settings import Settings
+from streams.writer import Headers, Writer
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Observe = Callable[[pl.DataFrame | None], None]  # told the output of each record, to count what it shows
+Observer = Callable[[Stage, Metrics], Observe]  # made once the stage is restored
+
+
+class StageHost:
+    """Drives a stage and keeps the promise behind acknowledgements: input is released once a durable checkpoint covers it.
+
+    `on_durable(offset)` is told the lowest input offset that a retained checkpoint may still need.
+    """
+
+    def __init__(
+        self,
+        s: Settings,
+        name: str,
+        driver: StageDriver,
+        writer: Writer,
+        metrics: Metrics,
+        observer: Observer,
+        on_durable: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self.s, self.name, self.driver, self.writer, self.metrics = s, name, driver, writer, metrics
+        self.partition = driver.positions.own.partition
+        self.checkpoints = checkpoints_of(s, name, self.partition)
+        self._observer, self._on_durable = observer, on_durable
+        self.seen_seconds = time.time()  # Kafka timestamp of the last record applied
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-{self.partition}")
+        self._turn, self._publishing = asyncio.Lock(), asyncio.Lock()
+        self._dirty = asyncio.Event()
+        self._whole = True  # false while a record is applied whose output is not handed over yet
+        self._previous: Path | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._checkpoint_at = time.monotonic() + s.checkpoint_seconds
+        self._checkpointed = 0
+        self._publisher = asyncio.create_task(self._publish_when_dirty())
+
+    async def restore(self, first: int) -> None:
+        """Take up the newest whole checkpoint; `first` is the log's lowest offset.
+
+        Raises:
+            PositionLostError: what comes next is no longer in the log.
+        """
+        self._previous = await self._run(self.checkpoints.newest)
+        if self._previous is not None:
+            await self._run(self.driver.restore, self._previous)
+        self._observe = self._observer(self.driver.stage, self.metrics)
+        positions = self.driver.positions
+        self._checkpointed = positions.next_offset
+        if positions.next_offset < first:
+            raise PositionLostError(f"{positions.own} starts at {first}, but {positions.next_offset} comes next; {REBUILD}")
+        log.info("%s/%d goes on at offset %d", self.name, self.partition, positions.next_offset)
+
+    async def handle(self, record: Callable[[], Record]) -> None:
+        """Apply one record and hand over what comes of it. Decoding happens on the stage's thread too."""
+        async with self._turn:
+            self._whole = False
+            output = await self._run(self._apply, record)
+            if output is not None:
+                await self.writer.send(self.s.examples_topic, 0, *output)
+            self._whole = True
+            self._dirty.set()
+            await self._checkpoint_if_due()
+
+    async def look(self) -> None:
+        """Called now and then: raises what a background task failed with, and checkpoints what an idle log left behind."""
+        for task in (self._publisher, self._finishing):
+            if task is not None and task.done() and not task.cancelled() and (error := task.exception()):
+                raise error
+        if not self._turn.locked():
+            async with self._turn:
+                await self._checkpoint_if_due()
+
+    async def _checkpoint_if_due(self) -> None:
+        if time.monotonic() >= self._checkpoint_at:
+            await self.checkpoint()
+
+    def _apply(self, record: Callable[[], Record]) -> tuple[bytes, Headers] | None:
+        """On the stage's thread: the value and headers of the output record, if there is one."""
+        found, positions = record(), self.driver.positions
+        skipped = positions.skipped_rows
+        with self.metrics.timed_stage(self.name):
+            rows = self.driver.apply(found)
+        self.metrics.skipped(self.name, positions.skipped_rows - skipped)
+        self._observe(rows)
+        if rows is None:
+            return None
+        stamp = Stamp(f"{self.name}/{self.partition}", (Range(positions.own, found.offset, found.offset + 1),))
+        value = encode(rows)
+        self.metrics.batch(self.name, rows.height, len(value))
+        return value, [(HEADER, stamp.encode())]
+
+    async def _publish_when_dirty(self) -> None:
+        """Publish what was touched, at most once per `publish_ms`."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            async with self._publishing:
+                await self._publish()
+            await asyncio.sleep(self.s.publish_ms / 1000)
+
+    async def _publish(self) -> None:
+        for value, headers in await self._run(self._publication):
+            await self.writer.send(self.s.parameters_topic, 0, value, headers)
+
+    def _publication(self) -> list[tuple[bytes, Headers]]:
+        publication: Publication | None = self.driver.stage.publish()
+        if publication is None:
+            return []
+        with self.metrics.timed_publish(self.name):
+            own = self.driver.positions.own
+            return to_records(publication, f"{self.name}/{self.partition}", own.topic_id)
+
+    async def checkpoint(self) -> None:
+        """Write a checkpoint; skipped while the last one is still being finished or where nothing is new.
+
+        Step 1. outputs flushed. Step 2. snapshot written. Step 3. manifest renamed. Step 4. input acknowledged.
+        Between 1 and 2 nothing is published: a touched row is either acknowledged or in the state's future.
+        """
+        offset = self.driver.positions.next_offset
+        if offset == self._checkpointed or (self._finishing and not self._finishing.done()):
+            return
+        started = time.monotonic()
+        async with self._publishing:
+            await self._publish()
+            await self.writer.flush()  # Step 1.
+            pending = await self._run(self.checkpoints.write, offset, self.driver.snapshot, self._previous)  # Step 2.
+        self._checkpointed, self._checkpoint_at = offset, time.monotonic() + self.s.checkpoint_seconds
+        self._finishing = asyncio.create_task(self._finish(pending, started))
+
+    async def _finish(self, pending: Pending, started: float) -> None:
+        self._previous = await asyncio.to_thread(self.checkpoints.finish, pending, self._previous)  # Step 3.
+        self.metrics.checkpointed(self.name, self.partition, time.monotonic() - started, self._previous)
+        oldest = self.checkpoints.oldest_offset()
+        if oldest is not None:
+            await self._on_durable(oldest)  # Step 4.
+
+    async def close(self) -> None:
+        """A last checkpoint where the state is whole, then release everything."""
+        self._publisher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._publisher
+        if self._finishing:
+            await self._finishing
+        if self._whole:
+            await self.checkpoint()
+            if self._finishing:
+                await self._finishing
+        await self._run(self.driver.stage.close)
+        self._thread.shutdown()
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def checkpoints_of(s: Settings, name: str, partition: int) -> Checkpoints:
+    """Where a stage partition's checkpoints are."""
+    return Checkpoints(s.state_dir / f"{name}-{partition}", s.checkpoints_kept, s.full_checkpoint_every)

@@ -1,0 +1,103 @@
+"""What Freshet is made of: from settings to the two stages and the cache. The hosts drive what is built here."""
+
+from pathlib import Path
+
+import polars as pl
+
+from core.composite import CompositeStage
+from core.position import Upstream
+from core.schemas import EVENT
+from core.stage import Stage
+from features.config import ItemConfig, UserConfig
+from features.item_stage import ItemFeatures
+from features.user_stage import UserStage
+from learners.cache import ParameterCache
+from learners.recommend import CacheConfig
+from learners.supa.config import POSITIVE_TYPES, SupaConfig
+from learners.supa.learner import SupaLearner
+from learners.tokenizer.config import TokenizerConfig
+from learners.tokenizer.learner import TokenizerLearner
+from monitoring.metrics import Metrics
+from streams.settings import Settings
+
+FEATURES = "features"  # name of the user stage: its consumer group, checkpoints and metrics
+LEARNER = "learner"
+
+
+def user_config(s: Settings, partition: int) -> UserConfig:
+    return UserConfig(
+        partition=partition,
+        types=s.event_types,
+        half_lives_seconds=s.user_half_lives_seconds,
+        late_seconds=s.late_seconds,
+        future_seconds=s.future_seconds,
+        duplicate_horizon_seconds=s.duplicate_horizon_seconds,
+        user_ttl_seconds=s.user_ttl_seconds,
+        cache_bytes=s.store_cache_mib << 20,
+    )
+
+
+def user_stage(s: Settings, upstream: Upstream, work_dir: Path) -> Stage:
+    """Features of the users of one `batches` partition."""
+    return UserStage(user_config(s, upstream.partition), work_dir)
+
+
+def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
+    """Item features, then SUPA, then the tokenizer, which reads SUPA's item vectors."""
+    items = ItemConfig(
+        capacity=s.max_items,
+        types=s.event_types,
+        popularity_half_life_seconds=s.popularity_half_life_seconds,
+        future_seconds=s.future_seconds,
+    )
+    supa = SupaConfig(dimensions=s.dimensions, max_users=s.max_users, max_items=s.max_items, seed=s.seed)
+    tokenizer = TokenizerConfig(
+        behaviour_dimensions=2 * s.dimensions,
+        capacity=s.max_items,
+        words=s.token_words,
+        interaction_types=POSITIVE_TYPES,
+        refresh_seconds=s.token_refresh_seconds,
+        seed=s.seed,
+    )
+    return CompositeStage([ItemFeatures(items), SupaLearner(supa), TokenizerLearner(tokenizer)], batches_partitions)
+
+
+def cache(s: Settings) -> ParameterCache:
+    """An empty serving cache."""
+    return ParameterCache(CacheConfig())
+
+
+class FeatureObserver:
+    """Counts what the feature stage decided: outcomes, and the age of accepted events."""
+
+    def __init__(self, stage: Stage, metrics: Metrics) -> None:
+        assert isinstance(stage, UserStage)
+        self._stage, self._metrics = stage, metrics
+        self._counted = dict(stage.outcomes)
+
+    def __call__(self, rows: pl.DataFrame | None) -> None:
+        for outcome, total in self._stage.outcomes.items():
+            self._metrics.judged(outcome, total - self._counted[outcome])
+        self._counted = dict(self._stage.outcomes)
+        if rows is not None:
+            events = rows.filter(pl.col("kind") == EVENT)
+            self._metrics.aged((events["sent_ms"] - events["ts_ms"]).to_numpy() / 1000)
+
+
+class LearnerObserver:
+    """Counts updates by part."""
+
+    def __init__(self, stage: Stage, metrics: Metrics) -> None:
+        assert isinstance(stage, CompositeStage)
+        self._stage, self._metrics = stage, metrics
+        self._counted = self._totals()
+
+    def _totals(self) -> dict[str, tuple[int, int]]:
+        return {p.name: (p.updates, p.nonfinite_updates) for p in self._stage.parts if isinstance(p, SupaLearner)}
+
+    def __call__(self, rows: pl.DataFrame | None) -> None:
+        totals = self._totals()
+        for name, (updates, nonfinite) in totals.items():
+            before = self._counted[name]
+            self._metrics.updated(name, updates - before[0], nonfinite - before[1])
+        self._counted = totals

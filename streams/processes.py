@@ -1,0 +1,186 @@
+"""The four processes of a running Freshet, each a function of the settings that ends when it is told to.
+
+ingest     events, items -> batches, examples
+features   batches -> examples, parameters
+learner    examples -> parameters
+server     parameters -> HTTP
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import psutil
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+
+from core.errors import SettingsError
+from core.position import Upstream
+from core.stage import Stage
+from monitoring.metrics import Metrics
+from streams import pipeline, topics
+from streams.feed import ParameterFeed
+from streams.http import create_app
+from streams.ingest import Ingest, consumer, open_packer
+from streams.settings import Settings
+from streams.worker import StageWorker, require_one_partition
+from streams.writer import Writer, producer
+
+log = logging.getLogger(__name__)
+SUPERVISED = "FRESHET_SUPERVISED"  # set by a parent that holds our standard input: when that ends, so do we
+GRACE_SECONDS = 15.0
+
+
+async def ingest(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
+    """Decode, validate, route by user."""
+    with topics.admin(s) as cluster:
+        sources = [*cluster.upstreams(s.events_topic), *cluster.upstreams(s.items_topic)]
+        partitions = len(cluster.upstreams(s.batches_topic))
+    check_partitions(s, partitions)
+    reader, writer = consumer(s), Writer(producer(s))
+    await reader.start()
+    try:
+        await writer.start()
+        packer = await open_packer(s, reader, sources, partitions)
+        await Ingest(s, reader, writer, packer, metrics).run(stop)
+    finally:
+        await writer.stop()
+        await reader.stop()
+
+
+async def features(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: str = "0") -> None:
+    """User features: one stage per partition of `batches` that Kafka gives this worker."""
+    with work_directory(s, pipeline.FEATURES) as directory:
+
+        def stage(upstream: Upstream) -> Stage:
+            return pipeline.user_stage(s, upstream, directory / str(upstream.partition))
+
+        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, pipeline.FeatureObserver, instance)
+        await worker.run(stop)
+
+
+async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: str = "0") -> None:
+    """Item features, SUPA and the tokenizer, over the one order of `examples`."""
+    with topics.admin(s) as cluster:
+        require_one_partition(cluster.upstreams(s.examples_topic))
+        partitions = len(cluster.upstreams(s.batches_topic))
+
+    def stage(_: Upstream) -> Stage:
+        return pipeline.learner_stage(s, partitions)
+
+    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, pipeline.LearnerObserver, instance).run(stop)
+
+
+async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:
+    """The cache, kept up to date from `parameters`, behind HTTP."""
+    cache = pipeline.cache(s)
+    feed = ParameterFeed(s, cache, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        feed.start()
+        yield
+        await asyncio.to_thread(feed.stop)
+
+    app = create_app(cache, registry, feed.waiting, lifespan, metrics.served, feed.status)
+    config = uvicorn.Config(app, s.http_host, s.http_port, log_level="warning", access_log=False, lifespan="on")
+    http = _Server(config)
+    ended = asyncio.create_task(http.serve())
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
+    http.should_exit = True
+    stopped.cancel()
+    await ended
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def check_partitions(s: Settings, found: int) -> None:
+    """The number of `batches` partitions is part of the data.
+
+    Raises:
+        SettingsError: the topic has another number than the settings.
+    """
+    if found != s.batches_partitions:
+        raise SettingsError(
+            f"{s.batches_topic} has {found} partitions, `batches_partitions` (FRESHET_BATCHES_PARTITIONS) is {s.batches_partitions}; "
+            f"set it to {found}, or rebuild under a new `namespace`"
+        )
+
+
+@contextmanager
+def work_directory(s: Settings, name: str) -> Iterator[Path]:
+    """Working files of this process, removed at its end; what processes that are gone left behind is removed too."""
+    root = s.data_dir / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    for path in root.iterdir():
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)
+    own = root / f"{s.state_dir.name}-{name}-{os.getpid()}"
+    own.mkdir()
+    try:
+        yield own
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+Process = Callable[[Settings, Metrics, asyncio.Event, CollectorRegistry], Awaitable[None]]
+PROCESSES: dict[str, Process] = {
+    "ingest": lambda s, metrics, stop, registry: ingest(s, metrics, stop),
+    "features": lambda s, metrics, stop, registry: features(s, metrics, stop),
+    "learner": lambda s, metrics, stop, registry: learner(s, metrics, stop),
+    "server": server,
+}
+
+
+def run(name: str, s: Settings) -> None:
+    """Run one process until a signal, or until its parent is gone. Raises what it failed with."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    metrics = Metrics(registry)
+    if s.metrics_port and name != "server":
+        start_http_server(s.metrics_port, s.http_host, registry)
+    asyncio.run(_until_told(lambda stop: PROCESSES[name](s, metrics, stop, registry)))
+
+
+async def _until_told(process: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    if os.environ.get(SUPERVISED):
+        threading.Thread(target=_stop_with_parent, args=(loop, stop), daemon=True, name="parent").start()
+    await process(stop)
+
+
+def _stop_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Standard input ends when the parent does, however it ended."""
+    while os.read(sys.stdin.fileno(), 4096):  # not through the buffer, whose lock would be held when the interpreter ends
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop is closed: we are on our way out
+        loop.call_soon_threadsafe(stop.set)
+    threading.Event().wait(GRACE_SECONDS)
+    os._exit(1)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,106 @@
+"""The producer side: kafka-python behind the `produce`, `replay` and `demo` commands."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from core.errors import SendError, SettingsError
+from streams.settings import Settings
+from streams.topics import EVENT_RECORD_BYTES, security
+
+Message = tuple[bytes | None, bytes | None]
+EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", "ts", "value", "request_id", "context")
+
+
+class Sender:
+    """Sends messages and knows when Kafka has them; the first failure is raised."""
+
+    def __init__(self, s: Settings) -> None:
+        self._producer = KafkaProducer(**security(s), acks="all", linger_ms=5, max_request_size=EVENT_RECORD_BYTES)
+        self._failure: BaseException | None = None
+
+    def send(self, topic: str, message: Message) -> None:
+        """Hand over one message.
+
+        Raises:
+            SendError: an earlier one did not arrive.
+        """
+        if self._failure is not None:
+            raise SendError(f"a message did not reach {topic}: {self._failure!r}")
+        key, value = message
+        try:
+            self._producer.send(topic, value, key).add_errback(self._failed)
+        except KafkaError as error:
+            raise SendError(f"a message cannot be sent to {topic}: {error!r}") from error
+
+    def _failed(self, error: BaseException) -> None:
+        self._failure = error
+
+    def flush(self) -> None:
+        self._producer.flush()
+        if self._failure is not None:
+            raise SendError(f"a message did not arrive: {self._failure!r}")
+
+    def close(self) -> None:
+        self._producer.close(timeout=10)
+
+
+def send_all(
+    sender: Sender, topic: str, messages: Iterable[Message], rate: float = 0.0, sent: Callable[[int], None] = lambda count: None
+) -> int:
+    """Send in order, at `rate` messages a second (0: as fast as it goes), reporting each hundred; returns how many."""
+    count, started = 0, time.monotonic()
+    for count, message in enumerate(messages, 1):
+        sender.send(topic, message)
+        if rate and (ahead := started + count / rate - time.monotonic()) > 0:
+            time.sleep(ahead)
+        if count % 100 == 0:
+            sent(100)
+    sender.flush()
+    sent(count % 100)
+    return count
+
+
+def read_log(path: Path) -> Iterator[Message]:
+    """(key = user_id, value) of each line or row, in the file's order. NDJSON lines go out as they are; Parquet rows as JSON.
+
+    Raises:
+        SettingsError: the file is missing or neither.
+    """
+    if not path.exists():
+        raise SettingsError(f"there is no file {path}")
+    if path.suffix == ".parquet":
+        return _rows(pl.read_parquet(path))
+    if path.suffix in (".ndjson", ".jsonl", ".json"):
+        return _lines(path)
+    raise SettingsError(f"{path} is neither .parquet nor .ndjson")
+
+
+def _lines(path: Path) -> Iterator[Message]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                yield _key(line), line.rstrip(b"\r\n")
+
+
+def _key(line: bytes) -> bytes | None:
+    """The user of a well-formed line; what is malformed goes to Kafka all the same, and from there to the dead letters."""
+    try:
+        user = msgspec.json.decode(line, type=dict[str, Any]).get("user_id")
+    except msgspec.DecodeError:
+        return None
+    return user.encode() if isinstance(user, str) else None
+
+
+def _rows(log: pl.DataFrame) -> Iterator[Message]:
+    rows = log.rename({"ts_ms": "ts"}) if "ts_ms" in log.columns else log
+    encode = msgspec.json.Encoder().encode
+    for row in rows.select([name for name in EVENT_COLUMNS if name in rows.columns]).iter_rows(named=True):
+        event = {name: value for name, value in row.items() if value is not None}
+        yield str(event.get("user_id", "")).encode() or None, encode(event)

@@ -1,0 +1,130 @@
+"""Every setting, in one file: `freshet.toml` in the working directory, overridden by `FRESHET_<NAME>` variables."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from core.errors import SettingsError
+from core.schemas import EVENT_TYPES
+
+
+class Settings(BaseSettings):
+    """Settings of all processes. A name unknown here is an error, so that a misspelt one is found."""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHET_", toml_file="freshet.toml", extra="forbid", frozen=True)
+
+    # Cluster
+    bootstrap_servers: str = Field("", description="Kafka to use, `host:port,...`; empty starts the embedded broker")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT", description="How to connect")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("PLAIN", description="With SASL_*")
+    sasl_username: str = Field("", description="With SASL_*")
+    sasl_password: str = Field("", description="With SASL_*", repr=False)
+    ssl_cafile: str = Field("", description="CA certificates for SSL and SASL_SSL; empty uses the system's")
+
+    # Where things are
+    data_dir: Path = Field(Path(".freshet"), description="Broker data, checkpoints, working files")
+    namespace: str = Field("freshet.", description="Prefix of the derived topics and of checkpoints; a new one is a rebuild")
+    http_host: str = Field("127.0.0.1", description="Address that the server and the metrics ports listen on")
+    http_port: int = Field(8080, ge=0, le=65535, description="Port of the server; 0 takes a free one")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port of this process's /metrics where it has no server; 0: none")
+    broker_port: int = Field(0, ge=0, le=65535, description="Port of the embedded broker; 0 takes a free one")
+
+    # Topics
+    events_topic: str = Field("events", description="Where producers write")
+    items_topic: str = Field("items", description="The catalogue, compacted")
+    events_partitions: int = Field(4, ge=1, description="Made with this number; an existing topic keeps its own")
+    batches_partitions: int = Field(4, ge=1, description="Feature workers at most; changing it is a rebuild")
+    replication_factor: int = Field(1, ge=1, description="Of every topic that is made")
+    events_retention_hours: float = Field(168, gt=0, description="`events` and dead letters")
+    derived_retention_hours: float = Field(72, gt=0, description="`batches` and `examples`: how far back a replay can start")
+    parameters_retention_hours: float = Field(24, gt=0, description="`parameters`")
+
+    # The contract
+    event_types: tuple[str, ...] = Field(EVENT_TYPES, min_length=1, description="Accepted values of `type`")
+    max_event_bytes: int = Field(1 << 20, ge=256, description="A larger value is a dead letter")
+    max_id_bytes: int = Field(256, ge=1, description="Of user_id and item_id")
+    max_future_seconds: int = Field(300, ge=0, description="How far an event may be ahead of its Kafka timestamp")
+
+    # Ingest
+    ingest_linger_ms: int = Field(20, ge=0, description="How long a micro-batch waits for more")
+    ingest_max_rows: int = Field(2_000, ge=1, description="Rows of a micro-batch at most")
+    ingest_max_bytes: int = Field(1 << 20, ge=1, description="Input bytes of a micro-batch, about")
+    tick_seconds: float = Field(1.0, gt=0, description="How often idle partitions hear the time")
+
+    # Features
+    duplicate_horizon_seconds: int = Field(86_400, ge=0, description="How long an event_id is remembered")
+    late_seconds: int = Field(3_600, ge=0, description="Events older than the clock by more are counted as late")
+    future_seconds: int = Field(3_600, ge=0, description="Events ahead of the clock by more are counted as future")
+    user_half_lives_seconds: tuple[int, ...] = Field((3_600, 86_400), min_length=1, description="Of the user's counters")
+    user_ttl_seconds: int = Field(30 * 86_400, gt=0, description="A user not seen for longer is forgotten")
+    store_cache_mib: int = Field(64, ge=1, description="RocksDB's block cache, per process")
+    popularity_half_life_seconds: int = Field(1_800, gt=0, description="Of `popular now`")
+
+    # Learning
+    seed: int = Field(1, ge=0, description="Of every counter-based draw")
+    dimensions: int = Field(64, ge=4, description="Of SUPA's vectors")
+    max_users: int = Field(1 << 20, ge=4_096, description="Rows of the user tables; the longest unused are evicted")
+    max_items: int = Field(1 << 18, ge=4_096, description="Rows of the item tables; the longest unused are evicted")
+    token_words: int = Field(64, ge=2, le=65_535, description="Codewords per level of the tokenizer")
+    token_refresh_seconds: int = Field(900, gt=0, description="Event time between codebook refreshes")
+
+    # Running
+    publish_ms: int = Field(10, ge=0, description="Least time between two publications of a stage")
+    checkpoint_seconds: float = Field(10.0, gt=0, description="Time between checkpoints of a stage")
+    checkpoints_kept: int = Field(3, ge=1, description="Whole checkpoints kept; input stays readable from the oldest")
+    full_checkpoint_every: int = Field(20, ge=1, description="Every n-th checkpoint shares no file with others")
+    session_timeout_seconds: float = Field(10.0, ge=1, description="How long Kafka waits for a silent worker")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def derived(self, name: str) -> str:
+        """The topic of a derived log in this namespace."""
+        return self.namespace + name
+
+    @property
+    def batches_topic(self) -> str:
+        return self.derived("batches")
+
+    @property
+    def examples_topic(self) -> str:
+        return self.derived("examples")
+
+    @property
+    def parameters_topic(self) -> str:
+        return self.derived("parameters")
+
+    @property
+    def state_dir(self) -> Path:
+        return self.data_dir / "state" / self.namespace.strip(".")
+
+
+def load(**overrides: object) -> Settings:
+    """The settings in force.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names the setting, its variable and what is wrong.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # names and values are checked by pydantic
+    except ValidationError as error:
+        faults = "; ".join(f"{_name(e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        raise SettingsError(f"settings (freshet.toml or environment): {faults}") from error
+    except ValueError as error:
+        raise SettingsError(f"freshet.toml or a FRESHET_ variable cannot be read: {error}") from error
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    name = ".".join(map(str, location))
+    return f"{name} (FRESHET_{name.upper()})"

@@ -1,0 +1,250 @@
+"""The Faust host: a worker whose one agent feeds micro-batches to stages. Faust brings assignment and delivery; position is ours.
+
+Delivery is at least once and acknowledged late (`noack`, then an ack per message once a durable checkpoint covers it); stages
+skip what they have seen. A failure ends the process: going on would acknowledge what was not applied.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import faust
+from aiokafka import AIOKafkaConsumer
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from kafka import TopicPartition
+from mode import CrashingSupervisor
+
+from core.driver import StageDriver
+from core.errors import FreshetError, SettingsError
+from core.position import Record, Upstream
+from core.schemas import decode
+from core.stage import Stage
+from monitoring.metrics import Metrics
+from streams.host import Observer, StageHost, checkpoints_of
+from streams.ingest import stamp_of
+from streams.settings import Settings
+from streams.topics import Admin, admin
+from streams.writer import Writer, producer
+
+log = logging.getLogger(__name__)
+StageFactory = Callable[[Upstream], Stage]
+
+FETCH_WAIT_MS = 20  # Faust waits 1500 ms: a partition left out of a fetch under way would see its rows that much later
+BUFFERED_RECORDS = 32  # in front of the agent; a record can hold megabytes
+FETCH_BYTES = 8 << 20
+STOP_SECONDS = 10.0
+LAG_SECONDS = 5.0
+
+
+class _Consumer(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
+class _ThreadedConsumer(driver.Consumer):
+    def _new_consumer_thread(self) -> _Consumer:
+        return _Consumer(self, loop=self.loop, beacon=self.beacon)
+
+
+class _Transport(driver.Transport):
+    Consumer = _ThreadedConsumer
+
+
+class StageWorker:
+    """One process of the consumer group `<namespace><name>`: a stage for each partition that it is given."""
+
+    def __init__(
+        self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, observer: Observer, instance: str = "0"
+    ) -> None:
+        self.s, self.name, self.topic, self.factory, self.metrics, self.observer = s, name, topic, factory, metrics, observer
+        self.group = f"{s.namespace}{name}"
+        self.writer = Writer(producer(s))
+        self.hosts: dict[int, StageHost] = {}
+        self._unacknowledged: dict[int, deque[Any]] = defaultdict(deque)
+        self._upstreams: list[Upstream] = []
+        self._first: dict[int, int] = {}
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.app = self._app(instance)
+
+    def _app(self, instance: str) -> faust.App:
+        s = self.s
+        app = faust.App(
+            self.group,
+            broker="kafka://" + s.bootstrap_servers.replace(",", ";"),
+            broker_credentials=credentials(s),
+            transport=_Transport,
+            datadir=str(s.data_dir / "faust"),
+            store="memory://",
+            key_serializer="raw",
+            value_serializer="raw",
+            web_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=BUFFERED_RECORDS,
+            cython_optimizations=True,
+            consumer_auto_offset_reset="none",
+            consumer_max_fetch_size=FETCH_BYTES,
+            consumer_group_instance_id=f"{self.group}-{instance}",
+            broker_session_timeout=s.session_timeout_seconds,
+            broker_heartbeat_interval=s.session_timeout_seconds / 4,
+            broker_request_timeout=max(30.0, s.session_timeout_seconds),
+            producer_linger=0,
+        )
+        topic = app.topic(self.topic, key_type=bytes, value_type=bytes)
+        app.agent(topic, name=self.name, supervisor_strategy=CrashingSupervisor)(self._consume)
+        app.on_partitions_revoked.connect(self._revoked)
+        return app
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set; raises what a stage, a send or a checkpoint failed with."""
+        await asyncio.to_thread(self._prepare)
+        await self.writer.start()
+        await self.app.start()
+        watching: list[asyncio.Task[Any]] = [asyncio.create_task(task) for task in (self._watch(), self._measure_lag(), stop.wait())]
+        try:
+            await asyncio.wait({self.failure, *watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in watching:
+                task.cancel()
+            await self._stop()
+        if self.failure.done():
+            self.failure.result()
+
+    async def _stop(self) -> None:
+        try:
+            await asyncio.wait_for(self.app.stop(), STOP_SECONDS)
+        except TimeoutError:
+            log.warning("Faust did not stop within %.0f s; going on without it", STOP_SECONDS)
+        for host in self.hosts.values():
+            await host.close()
+        await self.writer.stop()
+
+    def _prepare(self) -> None:
+        """Know the partitions, and see that the group does not stand behind our checkpoints."""
+        with admin(self.s) as cluster:
+            self._upstreams = cluster.upstreams(self.topic)
+            self._first = {u.partition: cluster.first_offset(u) for u in self._upstreams}
+            self._align(cluster)
+
+    def _align(self, cluster: Admin) -> None:
+        """Move the group back (or start it) where it has no offset, or one above the checkpoint that will be restored."""
+        tps = [TopicPartition(u.topic, u.partition) for u in self._upstreams]
+        committed = cluster.committed(self.group, tps)
+        first = self._first
+        wanted = {tp: max(first[tp.partition], self._checkpointed(tp.partition)) for tp in tps}
+        wrong = {tp: at for tp, at in wanted.items() if not first[tp.partition] <= committed.get(tp, -1) <= at}
+        if wrong:
+            log.info("group %s: %s", self.group, {f"{tp.topic}/{tp.partition}": at for tp, at in wrong.items()})
+            cluster.commit(self.group, wrong)
+
+    def _checkpointed(self, partition: int) -> int:
+        path = checkpoints_of(self.s, self.name, partition).newest()
+        return int(path.name[:20]) if path else 0
+
+    async def _consume(self, stream: Any) -> None:
+        """The agent. Raw bytes come in, so that Faust has nothing to decode, and nothing to fail on."""
+        try:
+            async for event in stream.noack().events():
+                if self.failure.done():
+                    return
+                await self._take(event.message)
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    async def _take(self, message: Any) -> None:
+        host = self.hosts.get(message.partition) or await self._open(message.partition)
+        offset, value, headers = message.offset, message.value, message.headers
+        await host.handle(lambda: Record(offset, stamp_of(_pairs(headers)), decode(value)))
+        host.seen_seconds = message.timestamp
+        message.value = None  # acknowledged much later; its bytes are not needed
+        self._unacknowledged[message.partition].append(message)
+
+    async def _open(self, partition: int) -> StageHost:
+        upstream = self._upstreams[partition]
+        stage = await asyncio.to_thread(self.factory, upstream)
+
+        async def acknowledge(offset: int) -> None:
+            await self._acknowledge(partition, offset)
+
+        host = StageHost(self.s, self.name, StageDriver(stage, upstream), self.writer, self.metrics, self.observer, acknowledge)
+        await host.restore(self._first[partition])
+        self.hosts[partition] = host
+        return host
+
+    async def _acknowledge(self, partition: int, below: int) -> None:
+        """Let Faust commit up to `below`: what no retained checkpoint needs."""
+        waiting = self._unacknowledged[partition]
+        while waiting and waiting[0].offset < below:
+            self.app.consumer.ack(waiting.popleft())
+
+    async def _revoked(self, *arguments: Any, **_: Any) -> None:
+        """Another worker takes these over: leave it a fresh checkpoint. Arguments: the app, the partitions."""
+        revoked: set[TP] = arguments[1]
+        for tp in revoked:
+            self._unacknowledged.pop(tp.partition, None)
+            host = self.hosts.pop(tp.partition, None)
+            if host is not None:
+                await host.close()
+
+    async def _watch(self) -> None:
+        """Look twice a second for what failed in the background, Faust itself included."""
+        while not self.failure.done():
+            try:
+                if self.app.crashed:
+                    raise FreshetError(f"the Faust worker crashed: {self.app.crash_reason!r}")
+                for host in list(self.hosts.values()):
+                    await host.look()
+            except Exception as error:  # noqa: BLE001  # whatever it was, the process must end with it
+                self._fail(error)
+            await asyncio.sleep(0.5)
+
+    async def _measure_lag(self) -> None:
+        """Kafka's end offset against our own position, every few seconds."""
+        with admin(self.s) as cluster:
+            while True:
+                for partition, host in list(self.hosts.items()):
+                    end = await asyncio.to_thread(cluster.end_offset, self._upstreams[partition])
+                    behind = max(0, end - host.driver.positions.next_offset)
+                    self.metrics.lag(self.name, partition, behind, time.time() - host.seen_seconds if behind else 0.0)
+                await asyncio.sleep(LAG_SECONDS)
+
+    def _fail(self, error: Exception) -> None:
+        log.error("%s stops: %s", self.name, error, exc_info=error)
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+
+def _pairs(headers: Any) -> list[tuple[str, bytes]]:
+    """Faust hands headers over as a list of pairs or as a mapping."""
+    return list(headers.items()) if isinstance(headers, dict) else list(headers or ())
+
+
+def credentials(s: Settings) -> Any:
+    """Faust's form of the security settings; None for PLAINTEXT."""
+    context = ssl.create_default_context(cafile=s.ssl_cafile or None) if "SSL" in s.security_protocol else None
+    if s.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
+        return faust.SASLCredentials(
+            username=s.sasl_username, password=s.sasl_password, mechanism=cast(Any, s.sasl_mechanism), ssl_context=context
+        )
+    if context is not None:
+        return faust.SSLCredentials(context)
+    return None
+
+
+def require_one_partition(upstreams: list[Upstream]) -> None:
+    """The learner reads one order.
+
+    Raises:
+        SettingsError: the topic has several partitions.
+    """
+    if len(upstreams) != 1:
+        raise SettingsError(f"{upstreams[0].topic} has {len(upstreams)} partitions, but the learner needs one order; make it anew")

@@ -1,0 +1,97 @@
+"""The one way to write a derived log: every replica has it, in order, and the first failure is the last send."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from core.errors import SendError
+from streams.settings import Settings
+from streams.topics import DERIVED_RECORD_BYTES, security
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Producer(Protocol):
+    """What the writer needs of a client; tests put a failing one in its place."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int, timestamp_ms: int | None, headers: Headers
+    ) -> "asyncio.Future[Any]": ...
+
+
+def producer(s: Settings) -> Producer:
+    """An idempotent producer that waits for all replicas and does not linger: records are batches already."""
+    client: Producer = AIOKafkaProducer(
+        **security(s), acks="all", enable_idempotence=True, linger_ms=0, max_request_size=DERIVED_RECORD_BYTES, request_timeout_ms=15_000
+    )
+    return client
+
+
+class Writer:
+    """At most one unacknowledged record per output partition; after a failed send it refuses to go on.
+
+    Were a later range acknowledged where an earlier one was lost, a hole would stand behind the tail for ever.
+    """
+
+    def __init__(self, client: Producer) -> None:
+        self._client = client
+        self._open: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._failure: BaseException | None = None
+
+    async def start(self) -> None:
+        await self._client.start()
+
+    async def stop(self) -> None:
+        await self._client.stop()
+
+    async def send(self, topic: str, partition: int, value: bytes | None, headers: Headers, key: bytes | None = None) -> None:
+        """Hand over one record, once the one before it on this partition is acknowledged.
+
+        Raises:
+            SendError: this or an earlier send failed; the process must end and recover from the log.
+        """
+        await self._settle((topic, partition))
+        self._open[topic, partition] = await self._hand_over(topic, partition, value, headers, key, None)
+
+    async def send_all(self, topic: str, records: Sequence[tuple[int, bytes | None, bytes | None, int, Headers]]) -> None:
+        """Write records that carry no ranges (partition, key, value, timestamp in ms, headers) and wait for all of them."""
+        futures = [await self._hand_over(topic, p, value, headers, key, ts) for p, key, value, ts, headers in records]
+        for future in futures:
+            await self._confirm(future)
+
+    async def flush(self) -> None:
+        """Wait until everything handed over is acknowledged."""
+        for key in list(self._open):
+            await self._settle(key)
+
+    async def _settle(self, key: tuple[str, int]) -> None:
+        future = self._open.pop(key, None)
+        if future is not None:
+            await self._confirm(future)
+
+    async def _hand_over(
+        self, topic: str, partition: int, value: bytes | None, headers: Headers, key: bytes | None, timestamp_ms: int | None
+    ) -> "asyncio.Future[Any]":
+        if self._failure is not None:
+            raise SendError("an earlier send failed; nothing more is sent") from self._failure
+        try:
+            return await self._client.send(topic, value, key, partition, timestamp_ms, headers)
+        except KafkaError as error:
+            raise self._fail(error) from error
+
+    async def _confirm(self, future: "asyncio.Future[Any]") -> None:
+        try:
+            await future
+        except KafkaError as error:
+            raise self._fail(error) from error
+
+    def _fail(self, error: KafkaError) -> SendError:
+        self._failure = error
+        return SendError(f"a send failed ({error!r}); the process ends and goes on from the log when it is started again")

@@ -1,0 +1,114 @@
+"""The id map against a model that keeps its ids in a list, least recently used first."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core.errors import SettingsError
+from core.ids import IdMap
+from core.stage import SEGMENT_ROWS
+
+CAPACITY = 8 * SEGMENT_ROWS
+RESERVE = 2 * SEGMENT_ROWS
+
+
+class ListModel:
+    """Ids in order of last use."""
+
+    def __init__(self) -> None:
+        self.used: list[str] = []
+
+    def touch(self, id_: str) -> None:
+        if id_ in self.used:
+            self.used.remove(id_)
+        self.used.append(id_)
+
+    def evict(self) -> list[str]:
+        room = CAPACITY - len(self.used)
+        gone = self.used[: RESERVE - room] if room < RESERVE else []
+        self.used = self.used[len(gone) :]
+        return gone
+
+
+def segments(count: int, seed: int) -> list[list[str]]:
+    """Ids of `count` segments, few of them often and many of them once."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    return [[f"i{k}" for k in rng.zipf(1.15, RESERVE) % 20_000] for _ in range(count)]
+
+
+def test_map_equals_the_model_over_evictions_and_restores(tmp_path: Path) -> None:
+    ids, model, evicted = IdMap(CAPACITY), ListModel(), 0
+    for number, segment in enumerate(segments(12, 1)):
+        rows = ids.admit(segment)
+        for id_ in segment:
+            model.touch(id_)
+        assert [ids.ids[row] for row in rows] == segment
+        gone = ids.evict()
+        assert [id_ for id_, _ in gone] == model.evict()
+        assert all(ids.ids[row] is None for _, row in gone)
+        evicted += len(gone)
+        check_same_ids(ids, model)
+        if number % 3 == 0:
+            ids = reopened(ids, tmp_path / "ids")
+    assert evicted > RESERVE
+
+
+def check_same_ids(ids: IdMap, model: ListModel) -> None:
+    rows = ids.lookup(model.used).tolist()
+    assert len(ids) == len(model.used) == len(set(rows))
+    assert min(rows) >= 0
+    assert max(rows) < CAPACITY
+
+
+def reopened(ids: IdMap, path: Path) -> IdMap:
+    ids.snapshot(path)
+    other = IdMap(CAPACITY)
+    other.restore(path)
+    assert other.digest() == ids.digest()
+    return other
+
+
+def test_rows_do_not_depend_on_the_cut_or_on_a_restore(tmp_path: Path) -> None:
+    whole, cut = IdMap(CAPACITY), IdMap(CAPACITY)
+    for segment in segments(8, 2):
+        expected = whole.admit(segment)
+        rows = [cut.admit(segment[:100]), cut.admit([]), cut.admit(segment[100:])]
+        np.testing.assert_array_equal(np.concatenate(rows), expected)
+        assert whole.evict() == cut.evict()
+        cut = reopened(cut, tmp_path / "ids")
+    assert whole.digest() == cut.digest()
+
+
+def test_lookup_changes_nothing() -> None:
+    ids = IdMap(CAPACITY)
+    ids.admit(["a", "b"])
+    before = ids.digest()
+    assert ids.lookup(["b", "never", "a"]).tolist() == [1, -1, 0]
+    assert ids.digest() == before
+    assert ids.lookup([]).dtype == np.int32
+
+
+def test_order_of_last_use_is_part_of_the_state() -> None:
+    one, other = IdMap(CAPACITY), IdMap(CAPACITY)
+    one.admit(["a", "b"])
+    other.admit(["a", "b", "a"])
+    assert one.lookup(["a", "b"]).tolist() == other.lookup(["a", "b"]).tolist()
+    assert one.digest() != other.digest()
+
+
+def test_a_removed_id_frees_its_row() -> None:
+    ids = IdMap(CAPACITY)
+    ids.admit(["a", "b"])
+    assert ids.remove("a") == 0
+    assert ids.remove("a") == -1
+    assert ids.admit(["c"]).tolist() == [0]
+    assert ids.lookup(["a"]).tolist() == [-1]
+
+
+def test_a_table_too_small_says_so() -> None:
+    with pytest.raises(SettingsError, match="at least"):
+        IdMap(100)
+    ids = IdMap(CAPACITY)
+    with pytest.raises(SettingsError, match="capacity"):
+        ids.admit(f"i{k}" for k in range(CAPACITY + 1))
