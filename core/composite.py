@@ -19,6 +19,8 @@ class CompositeStage:
     In: `examples` rows. Out: nothing downstream; publications of touched rows. State: the merged clock, the ordinal, the parts'.
     """
 
+    sink = True
+
     def __init__(self, parts: Sequence[Learner], upstreams: int) -> None:
         self.parts = tuple(parts)
         self.clock = MergedClock(upstreams)
@@ -28,10 +30,11 @@ class CompositeStage:
     def apply(self, rows: pl.DataFrame, offset: int) -> None:
         """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
         clock_ms = self.clock.advance(rows["upstream"].to_numpy(), rows["clock_ms"].to_numpy())
-        kept = rows["kind"].to_numpy() != TICK
-        for examples in self._segments(rows.filter(pl.Series(kept)), clock_ms[kept]):
+        kinds = rows["kind"].to_numpy()
+        kept = np.flatnonzero(kinds != TICK)
+        for examples in self._segments(rows if kept.size == rows.height else rows[kept], clock_ms[kept]):
             self._learn(examples)
-        self._sent_ms.append(rows.filter(pl.col("kind") == EVENT)["sent_ms"].to_numpy())
+        self._sent_ms.append(rows["sent_ms"].to_numpy()[kinds == EVENT])
 
     def _segments(self, rows: pl.DataFrame, clock_ms: np.ndarray) -> Iterator[Examples]:
         start = 0

@@ -1,5 +1,6 @@
 """A stage with its position: the unit that every host drives, checkpoints and restores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -29,6 +30,16 @@ class StageDriver:
         """
         rows = self.positions.admit(record)
         return None if rows is None else self.stage.apply(rows, record.offset)
+
+    def apply_all(self, records: Sequence[Record]) -> list[tuple[Record, pl.DataFrame]]:
+        """Apply consecutive records; the outputs, each with the record that it comes from. A sink takes them as one."""
+        if not self.stage.sink:
+            return [(record, rows) for record in records if (rows := self.apply(record)) is not None]
+        admitted = [rows for record in records if (rows := self.positions.admit(record)) is not None and rows.height]
+        if admitted:
+            alike = all(rows.columns == admitted[0].columns for rows in admitted)
+            self.stage.apply(pl.concat(admitted, how="vertical" if alike else "diagonal"), records[-1].offset)
+        return []
 
     def snapshot(self, directory: Path, previous: Path | None) -> None:
         (directory / _POSITIONS).write_bytes(self.positions.to_json())

@@ -24,6 +24,8 @@ class Publication:
 class Stage(Protocol):
     """A deterministic function of one ordered log partition. Knows no Kafka, Faust, wall clock, thread or socket."""
 
+    sink: bool  # gives no rows for a next log, so a host may apply consecutive records as one
+
     def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame | None:
         """Take the rows of one record, in order; return the rows for the next log (None where there is none)."""
 

@@ -121,9 +121,8 @@ class ItemFeatures:
         """Learn n rows, in order."""
         rows = examples.rows
         before = np.zeros((rows.height, self._width), dtype=np.float32)
-        removed = (rows["kind"] == ITEM) & rows["item"].is_null()
         start = 0
-        for at in removed.arg_true().to_list():
+        for at in _removals(rows):
             self._learn(rows[start:at], examples.clock_ms[start:at], examples.first_ordinal + start, before[start:at])
             self._remove(rows["item_id"][at], examples.first_ordinal + at + 1)
             start = at + 1
@@ -156,7 +155,7 @@ class ItemFeatures:
 
     def _read_catalogue(self, rows: pl.DataFrame, slots: np.ndarray, ts_ms: np.ndarray, codes: np.ndarray) -> None:
         """Take start and end from the catalogue's rows, and give these their start as time and their code."""
-        for at in (rows["kind"] == ITEM).arg_true().to_list():
+        for at in np.flatnonzero(rows["kind"].to_numpy() == ITEM).tolist():
             shelf = _shelf(rows["item"][at])
             self.rows["start_ms"][slots[at]], self.rows["end_ms"][slots[at]] = shelf.start, shelf.end
             ts_ms[at], codes[at] = shelf.start, CATALOGUE
@@ -236,3 +235,10 @@ class ItemFeatures:
         live = np.array([row for row, id_ in enumerate(self.ids.ids) if id_ is not None], dtype=np.int64)
         text = f"{self._clock_ms} {self.ids.digest()} {self.rows.digest(live)}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _removals(rows: pl.DataFrame) -> list[int]:
+    """Places of the rows that remove a catalogue item."""
+    items = np.flatnonzero(rows["kind"].to_numpy() == ITEM).tolist()
+    entries = rows["item"].to_list() if items else []
+    return [at for at in items if entries[at] is None]

@@ -99,6 +99,8 @@ class UserStage:
     Expiry goes by `now_ms`: the clock, or the events' own times before it is set, never falling.
     """
 
+    sink = False
+
     def __init__(self, config: UserConfig, work_dir: Path) -> None:
         """`work_dir`/store is this stage's own: what lies there goes."""
         self.config = config

@@ -17,6 +17,7 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
+MEASURE_SECONDS = 5.0  # between two looks at the cache's size
 
 
 class FreshnessWindow:
@@ -64,10 +65,11 @@ class ParameterFeed:
     def waiting(self) -> str | None:
         return self._state
 
-    def status(self) -> dict[str, object]:
-        """Versions per writer (rows of its input that are visible), rows per table, freshness of the last events."""
-        rows = {table: size.rows for table, size in self.cache.sizes.items()}
-        return {"waiting": self._state, "versions": self.cache.versions, "rows": rows, "freshness_ms": self.freshness.quantiles()}
+    def status(self, reset: bool = False) -> dict[str, object]:
+        """Versions per writer (rows of its input that are visible) and the freshness of the last events; `reset` forgets these."""
+        if reset:
+            self.freshness = FreshnessWindow()
+        return {"waiting": self._state, "versions": self.cache.versions, "freshness_ms": self.freshness.quantiles()}
 
     def _run(self) -> None:
         asyncio.run(self._follow_for_ever())
@@ -95,12 +97,14 @@ class ParameterFeed:
 
     async def _read(self, reader: AIOKafkaConsumer, tp: TopicPartition, caught_up: int) -> None:
         """Apply publications as they come; ready once what was there at the start is applied."""
-        assembler, live = Assembler(), False
+        assembler, live, measure_at = Assembler(), False, 0.0
         self._state = f"reading {caught_up} records of parameters"
         while not self._stop.is_set():
             for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):
                 self._take(assembler, record, live)
-            self.metrics.cached({table: size.rows for table, size in self.cache.sizes.items()}, {})
+            if time.monotonic() >= measure_at:
+                measure_at = time.monotonic() + MEASURE_SECONDS
+                self.metrics.cached({table: size.rows for table, size in self.cache.sizes.items()}, {})
             if not live and await reader.position(tp) >= caught_up:
                 live, self._state = True, None
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -17,18 +17,18 @@ import polars as pl
 
 from core.driver import StageDriver
 from core.errors import PositionLostError
-from core.position import HEADER, REBUILD, Range, Record, Stamp
-from core.schemas import encode
+from core.position import REBUILD, Range, Record
 from core.stage import Publication, Stage
 from monitoring.metrics import Metrics
 from streams.checkpoints import Checkpoints, Pending
+from streams.outbox import Outbox
 from streams.parameters import to_records
 from streams.settings import Settings
 from streams.writer import Headers, Writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Observe = Callable[[pl.DataFrame | None], None]  # told the output of each record, to count what it shows
+Observe = Callable[[Sequence[pl.DataFrame]], None]  # told the outputs of some records, to count what they show
 Observer = Callable[[Stage, Metrics], Observe]  # made once the stage is restored
 
 
@@ -43,12 +43,13 @@ class StageHost:
         s: Settings,
         name: str,
         driver: StageDriver,
+        outbox: Outbox,
         writer: Writer,
         metrics: Metrics,
         observer: Observer,
         on_durable: Callable[[int], Awaitable[None]],
     ) -> None:
-        self.s, self.name, self.driver, self.writer, self.metrics = s, name, driver, writer, metrics
+        self.s, self.name, self.driver, self.outbox, self.writer, self.metrics = s, name, driver, outbox, writer, metrics
         self.partition = driver.positions.own.partition
         self.checkpoints = checkpoints_of(s, name, self.partition)
         self._observer, self._on_durable = observer, on_durable
@@ -79,13 +80,12 @@ class StageHost:
             raise PositionLostError(f"{positions.own} starts at {first}, but {positions.next_offset} comes next; {REBUILD}")
         log.info("%s/%d goes on at offset %d", self.name, self.partition, positions.next_offset)
 
-    async def handle(self, record: Callable[[], Record]) -> None:
-        """Apply one record and hand over what comes of it. Decoding happens on the stage's thread too."""
+    async def handle(self, records: Sequence[Callable[[], Record]]) -> None:
+        """Apply consecutive records and hand over what comes of them. Decoding happens on the stage's thread too."""
         async with self._turn:
             self._whole = False
-            output = await self._run(self._apply, record)
-            if output is not None:
-                await self.writer.send(self.s.examples_topic, 0, *output)
+            for covered, rows in await self._run(self._apply, records):
+                await self.outbox.add(covered, rows)
             self._whole = True
             self._dirty.set()
             await self._checkpoint_if_due()
@@ -103,20 +103,15 @@ class StageHost:
         if time.monotonic() >= self._checkpoint_at:
             await self.checkpoint()
 
-    def _apply(self, record: Callable[[], Record]) -> tuple[bytes, Headers] | None:
-        """On the stage's thread: the value and headers of the output record, if there is one."""
-        found, positions = record(), self.driver.positions
+    def _apply(self, records: Sequence[Callable[[], Record]]) -> list[tuple[Range, pl.DataFrame]]:
+        """On the stage's thread: the outputs, each with what it covers."""
+        found, positions = [record() for record in records], self.driver.positions
         skipped = positions.skipped_rows
         with self.metrics.timed_stage(self.name):
-            rows = self.driver.apply(found)
+            outputs = self.driver.apply_all(found)
         self.metrics.skipped(self.name, positions.skipped_rows - skipped)
-        self._observe(rows)
-        if rows is None:
-            return None
-        stamp = Stamp(f"{self.name}/{self.partition}", (Range(positions.own, found.offset, found.offset + 1),))
-        value = encode(rows)
-        self.metrics.batch(self.name, rows.height, len(value))
-        return value, [(HEADER, stamp.encode())]
+        self._observe([rows for _, rows in outputs])
+        return [(Range(positions.own, record.offset, record.offset + 1), rows) for record, rows in outputs]
 
     async def _publish_when_dirty(self) -> None:
         """Publish what was touched, at most once per `publish_ms`."""
@@ -129,7 +124,7 @@ class StageHost:
 
     async def _publish(self) -> None:
         for value, headers in await self._run(self._publication):
-            await self.writer.send(self.s.parameters_topic, 0, value, headers)
+            await self.writer.post(self.s.parameters_topic, 0, value, headers)
 
     def _publication(self) -> list[tuple[bytes, Headers]]:
         publication: Publication | None = self.driver.stage.publish()
@@ -151,6 +146,7 @@ class StageHost:
         started = time.monotonic()
         async with self._publishing:
             await self._publish()
+            await self.outbox.flush()
             await self.writer.flush()  # Step 1.
             pending = await self._run(self.checkpoints.write, offset, self.driver.snapshot, self._previous)  # Step 2.
         self._checkpointed, self._checkpoint_at = offset, time.monotonic() + self.s.checkpoint_seconds

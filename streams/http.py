@@ -74,7 +74,7 @@ def create_app(
     ready: Callable[[], str | None],
     lifespan: Lifespan | None = None,
     observe: Observe | None = None,
-    status: Callable[[], dict[str, object]] | None = None,
+    status: Callable[[bool], dict[str, object]] | None = None,
 ) -> FastAPI:
     """The app over a running cache.
 
@@ -144,11 +144,11 @@ def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
         return Response(encode(registry), headers={"content-type": content_type})
 
 
-def _add_status(app: FastAPI, status: Callable[[], dict[str, object]]) -> None:
+def _add_status(app: FastAPI, status: Callable[[bool], dict[str, object]]) -> None:
     @app.get("/v1/status")
-    async def answer() -> Response:
-        """How far the cache is, and how fresh: quantiles over the last events."""
-        return _json(status())
+    async def answer(reset: bool = False) -> Response:
+        """How far the cache is, and how fresh: quantiles over the last events, or over those since a `reset`."""
+        return _json(status(reset))
 
 
 def _checked_id(id_: str, name: str) -> str:

@@ -25,6 +25,7 @@ from streams.topics import security
 from streams.writer import Writer
 
 log = logging.getLogger(__name__)
+FETCH_WAIT_MS = 10  # a partition left out of a fetch under way sees its rows that much later
 Messages = Mapping[Upstream, Sequence[Any]]  # consumer records by source, in order
 
 
@@ -198,7 +199,11 @@ def stamp_of(headers: Sequence[tuple[str, bytes]]) -> Stamp:
 def consumer(s: Settings) -> AIOKafkaConsumer:
     """A reader without a group: positions are ours. Errors rather than jumps where a position is not there."""
     return AIOKafkaConsumer(
-        **security(s), enable_auto_commit=False, auto_offset_reset="none", fetch_max_wait_ms=20, max_partition_fetch_bytes=8 << 20
+        **security(s),
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        fetch_max_wait_ms=FETCH_WAIT_MS,
+        max_partition_fetch_bytes=8 << 20,
     )
 
 

@@ -1,5 +1,6 @@
 """What Freshet is made of: from settings to the two stages and the cache. The hosts drive what is built here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -50,7 +51,9 @@ def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
         popularity_half_life_seconds=s.popularity_half_life_seconds,
         future_seconds=s.future_seconds,
     )
-    supa = SupaConfig(dimensions=s.dimensions, max_users=s.max_users, max_items=s.max_items, seed=s.seed)
+    supa = SupaConfig(
+        dimensions=s.dimensions, max_users=s.max_users, max_items=s.max_items, negative_block_rows=s.negative_block_rows, seed=s.seed
+    )
     tokenizer = TokenizerConfig(
         behaviour_dimensions=2 * s.dimensions,
         capacity=s.max_items,
@@ -75,13 +78,13 @@ class FeatureObserver:
         self._stage, self._metrics = stage, metrics
         self._counted = dict(stage.outcomes)
 
-    def __call__(self, rows: pl.DataFrame | None) -> None:
+    def __call__(self, outputs: Sequence[pl.DataFrame]) -> None:
         for outcome, total in self._stage.outcomes.items():
             self._metrics.judged(outcome, total - self._counted[outcome])
         self._counted = dict(self._stage.outcomes)
-        if rows is not None:
-            events = rows.filter(pl.col("kind") == EVENT)
-            self._metrics.aged((events["sent_ms"] - events["ts_ms"]).to_numpy() / 1000)
+        for rows in outputs:
+            ages_ms = rows["sent_ms"].to_numpy() - rows["ts_ms"].to_numpy()
+            self._metrics.aged(ages_ms[rows["kind"].to_numpy() == EVENT] / 1000)
 
 
 class LearnerObserver:
@@ -95,7 +98,7 @@ class LearnerObserver:
     def _totals(self) -> dict[str, tuple[int, int]]:
         return {p.name: (p.updates, p.nonfinite_updates) for p in self._stage.parts if isinstance(p, SupaLearner)}
 
-    def __call__(self, rows: pl.DataFrame | None) -> None:
+    def __call__(self, outputs: Sequence[pl.DataFrame]) -> None:
         totals = self._totals()
         for name, (updates, nonfinite) in totals.items():
             before = self._counted[name]

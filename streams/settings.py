@@ -65,6 +65,7 @@ class Settings(BaseSettings):
     # Learning
     seed: int = Field(1, ge=0, description="Of every counter-based draw")
     dimensions: int = Field(64, ge=4, description="Of SUPA's vectors")
+    negative_block_rows: int = Field(64, ge=1, description="Rows of the log that share SUPA's negatives: fewer rows to publish")
     max_users: int = Field(1 << 20, ge=4_096, description="Rows of the user tables; the longest unused are evicted")
     max_items: int = Field(1 << 18, ge=4_096, description="Rows of the item tables; the longest unused are evicted")
     token_words: int = Field(64, ge=2, le=65_535, description="Codewords per level of the tokenizer")

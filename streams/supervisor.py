@@ -19,6 +19,8 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 COMMANDS = {"ingest": "ingest", "features": "worker", "learner": "learn", "server": "serve"}
 STOP_SECONDS = 20.0
+# The processes are the parallelism: pools of threads inside each would only take turns on the same cores.
+ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 30.0
 SETTLED_SECONDS = 60.0  # a child that lived this long starts again at the first delay
 
@@ -28,7 +30,7 @@ class Child:
 
     def __init__(self, name: str, s: Settings, log_dir: Path, metrics_port: int = 0) -> None:
         self.name, self.log_path = name, log_dir / f"{name}.log"
-        self._env = {**os.environ, **environment(s), SUPERVISED: "1", "FRESHET_METRICS_PORT": str(metrics_port)}
+        self._env = {**ONE_THREAD, **os.environ, **environment(s), SUPERVISED: "1", "FRESHET_METRICS_PORT": str(metrics_port)}
         self.restarts = 0
         self._delay = FIRST_DELAY_SECONDS
         self._start_at = 0.0

@@ -27,6 +27,7 @@ from core.stage import Stage
 from monitoring.metrics import Metrics
 from streams.host import Observer, StageHost, checkpoints_of
 from streams.ingest import stamp_of
+from streams.outbox import Outbox
 from streams.settings import Settings
 from streams.topics import Admin, admin
 from streams.writer import Writer, producer
@@ -66,7 +67,10 @@ class StageWorker:
         self.s, self.name, self.topic, self.factory, self.metrics, self.observer = s, name, topic, factory, metrics, observer
         self.group = f"{s.namespace}{name}"
         self.writer = Writer(producer(s))
+        self.outbox = Outbox(name, s.examples_topic, self.writer, metrics)
         self.hosts: dict[int, StageHost] = {}
+        self._waiting: list[Any] = []  # Faust messages in front of the stages
+        self._changed = asyncio.Condition()
         self._unacknowledged: dict[int, deque[Any]] = defaultdict(deque)
         self._upstreams: list[Upstream] = []
         self._first: dict[int, int] = {}
@@ -108,7 +112,8 @@ class StageWorker:
         await asyncio.to_thread(self._prepare)
         await self.writer.start()
         await self.app.start()
-        watching: list[asyncio.Task[Any]] = [asyncio.create_task(task) for task in (self._watch(), self._measure_lag(), stop.wait())]
+        coroutines = (self._work(), self._watch(), self._measure_lag(), stop.wait())
+        watching: list[asyncio.Task[Any]] = [asyncio.create_task(coroutine) for coroutine in coroutines]
         try:
             await asyncio.wait({self.failure, *watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -125,6 +130,7 @@ class StageWorker:
             log.warning("Faust did not stop within %.0f s; going on without it", STOP_SECONDS)
         for host in self.hosts.values():
             await host.close()
+        await self.outbox.close()
         await self.writer.stop()
 
     def _prepare(self) -> None:
@@ -150,23 +156,34 @@ class StageWorker:
         return int(path.name[:20]) if path else 0
 
     async def _consume(self, stream: Any) -> None:
-        """The agent. Raw bytes come in, so that Faust has nothing to decode, and nothing to fail on."""
-        try:
-            async for event in stream.noack().events():
-                if self.failure.done():
-                    return
-                await self._take(event.message)
-        except Exception as error:
-            self._fail(error)
-            raise
+        """The agent: raw bytes come in, so that Faust has nothing to decode and nothing to fail on. Stages run in `_work`."""
+        async for event in stream.noack().events():
+            async with self._changed:
+                await self._changed.wait_for(lambda: len(self._waiting) < BUFFERED_RECORDS)
+                self._waiting.append(event.message)
+                self._changed.notify_all()
 
-    async def _take(self, message: Any) -> None:
-        host = self.hosts.get(message.partition) or await self._open(message.partition)
-        offset, value, headers = message.offset, message.value, message.headers
-        await host.handle(lambda: Record(offset, stamp_of(_pairs(headers)), decode(value)))
-        host.seen_seconds = message.timestamp
-        message.value = None  # acknowledged much later; its bytes are not needed
-        self._unacknowledged[message.partition].append(message)
+    async def _work(self) -> None:
+        """Whatever has arrived meanwhile goes to its stage in one piece: under load records are taken together."""
+        try:
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: bool(self._waiting))
+                    partition = self._waiting[0].partition
+                    messages = [m for m in self._waiting if m.partition == partition]
+                    self._waiting = [m for m in self._waiting if m.partition != partition]
+                    self._changed.notify_all()
+                await self._take(partition, messages)
+        except Exception as error:  # noqa: BLE001  # whatever it was, the process must end with it
+            self._fail(error)
+
+    async def _take(self, partition: int, messages: list[Any]) -> None:
+        host = self.hosts.get(partition) or await self._open(partition)
+        await host.handle([_reader(m.offset, m.headers, m.value) for m in messages])
+        host.seen_seconds = messages[-1].timestamp
+        for message in messages:
+            message.value = None  # acknowledged much later; its bytes are not needed
+        self._unacknowledged[partition].extend(messages)
 
     async def _open(self, partition: int) -> StageHost:
         upstream = self._upstreams[partition]
@@ -175,7 +192,9 @@ class StageWorker:
         async def acknowledge(offset: int) -> None:
             await self._acknowledge(partition, offset)
 
-        host = StageHost(self.s, self.name, StageDriver(stage, upstream), self.writer, self.metrics, self.observer, acknowledge)
+        host = StageHost(
+            self.s, self.name, StageDriver(stage, upstream), self.outbox, self.writer, self.metrics, self.observer, acknowledge
+        )
         await host.restore(self._first[partition])
         self.hosts[partition] = host
         return host
@@ -189,6 +208,7 @@ class StageWorker:
     async def _revoked(self, *arguments: Any, **_: Any) -> None:
         """Another worker takes these over: leave it a fresh checkpoint. Arguments: the app, the partitions."""
         revoked: set[TP] = arguments[1]
+        self._waiting = [m for m in self._waiting if TP(m.topic, m.partition) not in revoked]
         for tp in revoked:
             self._unacknowledged.pop(tp.partition, None)
             host = self.hosts.pop(tp.partition, None)
@@ -221,6 +241,11 @@ class StageWorker:
         log.error("%s stops: %s", self.name, error, exc_info=error)
         if not self.failure.done():
             self.failure.set_exception(error)
+
+
+def _reader(offset: int, headers: Any, value: bytes) -> Callable[[], Record]:
+    """The record, decoded when it is called for: on the stage's thread."""
+    return lambda: Record(offset, stamp_of(_pairs(headers)), decode(value))
 
 
 def _pairs(headers: Any) -> list[tuple[str, bytes]]:

@@ -1,6 +1,7 @@
 """The one way to write a derived log: every replica has it, in order, and the first failure is the last send."""
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from core.errors import SendError
 from streams.settings import Settings
 from streams.topics import DERIVED_RECORD_BYTES, security
 
+MAX_POSTED = 32  # unacknowledged records without ranges
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -43,6 +45,7 @@ class Writer:
     def __init__(self, client: Producer) -> None:
         self._client = client
         self._open: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._posted: deque[asyncio.Future[Any]] = deque()
         self._failure: BaseException | None = None
 
     async def start(self) -> None:
@@ -57,7 +60,7 @@ class Writer:
         Raises:
             SendError: this or an earlier send failed; the process must end and recover from the log.
         """
-        await self._settle((topic, partition))
+        await self.settle(topic, partition)
         self._open[topic, partition] = await self._hand_over(topic, partition, value, headers, key, None)
 
     async def send_all(self, topic: str, records: Sequence[tuple[int, bytes | None, bytes | None, int, Headers]]) -> None:
@@ -66,13 +69,26 @@ class Writer:
         for future in futures:
             await self._confirm(future)
 
+    async def post(self, topic: str, partition: int, value: bytes, headers: Headers) -> None:
+        """Hand over a record that carries no range, without waiting for the one before it; `flush` waits for all.
+
+        Raises:
+            SendError: an earlier send failed.
+        """
+        while len(self._posted) >= MAX_POSTED or (self._posted and self._posted[0].done()):
+            await self._confirm(self._posted.popleft())
+        self._posted.append(await self._hand_over(topic, partition, value, headers, None, None))
+
     async def flush(self) -> None:
         """Wait until everything handed over is acknowledged."""
-        for key in list(self._open):
-            await self._settle(key)
+        for topic, partition in list(self._open):
+            await self.settle(topic, partition)
+        while self._posted:
+            await self._confirm(self._posted.popleft())
 
-    async def _settle(self, key: tuple[str, int]) -> None:
-        future = self._open.pop(key, None)
+    async def settle(self, topic: str, partition: int) -> None:
+        """Wait until the last record of this partition is acknowledged."""
+        future = self._open.pop((topic, partition), None)
         if future is not None:
             await self._confirm(future)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 
 import msgspec
@@ -108,7 +109,7 @@ class Nodes:
             "bias": self.table.bias[rows, SERVED],
         }
         changed = pl.DataFrame({name: columns[name] for name in self.schema()}, schema=self.schema())
-        return pl.concat([changed, self._removals()])
+        return pl.concat([changed, self._removals()]) if self.removed else changed
 
     def _removals(self) -> pl.DataFrame:
         """Ids removed since the last call and not back since."""
@@ -176,20 +177,20 @@ class SupaLearner:
 
     def _relations(self, rows: pl.DataFrame) -> np.ndarray:
         """int64 [n]: the relation of each edge, -1 where the row is none."""
-        types, indices = list(self._relation_of), list(self._relation_of.values())
-        code = rows["type"].replace_strict(types, indices, default=-1, return_dtype=pl.Int64).fill_null(-1)
-        is_edge = (rows["kind"] == EVENT) & rows["user_id"].is_not_null() & rows["item_id"].is_not_null()
-        return np.where(is_edge.to_numpy(), code.to_numpy(), -1)
+        code_of = self._relation_of.get
+        columns = zip(rows["kind"].to_list(), rows["type"].to_list(), rows["user_id"].to_list(), rows["item_id"].to_list(), strict=True)
+        codes = (code_of(type_, -1) if kind == EVENT and user and item else -1 for kind, type_, user, item in columns)
+        return np.fromiter(codes, np.int64, rows.height)
 
     def _learn_run(self, rows: pl.DataFrame, relation: np.ndarray, first_ordinal: int, vectors: np.ndarray) -> None:
         """One kernel call for n rows without a removal among them."""
         edge = relation >= 0
         self.updates += int(np.count_nonzero(edge))
-        edges, others = rows.filter(pl.Series(edge)), rows.filter(pl.Series(~edge))
+        users, items = rows["user_id"].to_list(), rows["item_id"].to_list()
         user_row, item_row = np.full(rows.height, -1, np.int32), np.full(rows.height, -1, np.int32)
-        user_row[edge] = self.users.admit(edges["user_id"].to_list())
-        item_row[edge] = self.items.admit(edges["item_id"].to_list())
-        item_row[~edge] = self.items.ids.lookup(others["item_id"].to_list())
+        user_row[edge] = self.users.admit(list(compress(users, edge)))
+        item_row[edge] = self.items.admit(list(compress(items, edge)))
+        item_row[~edge] = self.items.ids.lookup(compress(items, ~edge))
         tables, ts_ms = (self.users.table, self.items.table), rows["ts_ms"].to_numpy()
         self.nonfinite_updates += kernel.learn_run(tables, relation, user_row, item_row, ts_ms, first_ordinal, self._rule, vectors)
 
@@ -227,5 +228,6 @@ class SupaLearner:
 
 def _removals(rows: pl.DataFrame) -> Iterable[int]:
     """Indices of the rows that remove a catalogue item."""
-    gone = (rows["kind"] == ITEM) & rows["item"].is_null() & rows["item_id"].is_not_null()
-    return np.flatnonzero(gone.to_numpy()).tolist()
+    items = np.flatnonzero(rows["kind"].to_numpy() == ITEM).tolist()
+    entries = rows["item"].to_list() if items else []
+    return [at for at in items if entries[at] is None and rows["item_id"][at] is not None]

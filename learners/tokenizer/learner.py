@@ -48,19 +48,20 @@ class TokenizerLearner:
         self._rule = _rule(config)
         self._refresh = Refresh(config, self._ids, self._rows, self._items, self._taken, self._rule)
         self._removed: dict[str, tuple[int, int]] = {}  # ordinal and clock of the removal, not yet published
-        self._types = list(config.interaction_types)
+        self._types = frozenset(config.interaction_types)
 
     def learn_many(self, examples: Examples) -> None:
         """Move the vectors of the items in these rows, in order; encode those that moved far enough, and new ones at once."""
-        kind, type_ = examples.rows["kind"].to_numpy(), examples.rows["type"]
+        rows = examples.rows
+        kind, entries, ids = rows["kind"].to_numpy(), rows["item"].to_list(), rows["item_id"].to_list()
         entry = kind == ITEM
-        counted = entry | ((kind == EVENT) & type_.is_in(self._types).fill_null(False).to_numpy())
-        counted &= examples.rows["item_id"].is_not_null().to_numpy()
-        removal = counted & entry & examples.rows["item"].is_null().to_numpy()
+        counted = entry | ((kind == EVENT) & np.fromiter((type_ in self._types for type_ in rows["type"].to_list()), np.bool_, rows.height))
+        counted &= np.fromiter((id_ is not None for id_ in ids), np.bool_, rows.height)
+        removal = counted & entry & np.fromiter((text is None for text in entries), np.bool_, rows.height)
         start = 0
         for at in np.flatnonzero(removal).tolist():  # a removal frees a row that the next run may give away
             self._learn_run(examples, start + np.flatnonzero(counted[start:at]), entry)
-            self._remove(examples.rows["item_id"][at], examples.first_ordinal + at, int(examples.clock_ms[at]))
+            self._remove(ids[at], examples.first_ordinal + at, int(examples.clock_ms[at]))
             start = at + 1
         self._learn_run(examples, start + np.flatnonzero(counted[start:]), entry)
 
@@ -68,8 +69,9 @@ class TokenizerLearner:
         """The rows at these places: int64 [n]."""
         if not at.size:
             return
-        rows = self._ids.admit(examples.rows["item_id"].gather(at))  # int32 [n]
-        content_at, contents = self._contents(examples.rows["item"].gather(at), entry[at])
+        ids, entries = examples.rows["item_id"].to_list(), examples.rows["item"].to_list()
+        rows = self._ids.admit(ids[i] for i in at.tolist())  # int32 [n]
+        content_at, contents = self._contents([entries[i] for i in at.tolist() if entry[i]], entry[at])
         kernel.learn(
             rows, content_at, contents, examples.columns["item_vector"][at], examples.first_ordinal + at,
             examples.rows["ts_ms"].to_numpy()[at], examples.clock_ms[at],
@@ -77,11 +79,11 @@ class TokenizerLearner:
         )  # fmt: skip
         self._rows.mark(rows)
 
-    def _contents(self, entries: pl.Series, is_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _contents(self, entries: Sequence[str], is_entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int64 [n], place in the second or -1; float32 [catalogue rows, content_dimensions]."""
         content_at = np.where(is_entry, np.cumsum(is_entry) - 1, -1)
         contents = np.empty((int(is_entry.sum()), self.config.content_dimensions), dtype=np.float32)
-        for place, raw in enumerate(entries.filter(pl.Series(is_entry))):
+        for place, raw in enumerate(entries):
             contents[place] = content_vector(raw, self.config.content_dimensions)
         return content_at, contents
 
@@ -132,6 +134,8 @@ class TokenizerLearner:
             },
             schema=schema,
         )
+        if not self._removed:
+            return changed
         back = set(changed["id"])
         gone = [(id_, *at, True, None, None) for id_, at in self._removed.items() if id_ not in back]
         self._removed = {}

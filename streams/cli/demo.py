@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from streams.settings import Settings
 CHUNK = 250  # events between two looks at how far the server is
 IN_FLIGHT = 1_500  # events sent but not yet visible: enough to keep every process busy, little enough to stay fresh
 WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.02
 SHOWN = 5
 USERS = 3
 
@@ -139,7 +141,8 @@ class Run:
     def __init__(self, s: Settings, base: str, share: float, check: Callable[[], None]) -> None:
         """`check` raises where a process keeps dying."""
         self.s, self.client, self.sender, self._check = s, Client(base), Sender(s), check
-        self.judge = Prequential(self.client.recommend, share)
+        self.judging = Client(base)
+        self.judge = Prequential(self.judging.recommend, share)
 
     def play(self, items: Sequence[Message], messages: Sequence[Message]) -> Result:
         try:
@@ -155,6 +158,7 @@ class Run:
         finally:
             self.sender.close()
             self.client.close()
+            self.judging.close()
 
     def _catalogue(self, items: Sequence[Message]) -> None:
         """First of all, and wholly, so that the run equals a replay of the same log."""
@@ -167,11 +171,13 @@ class Run:
     def _events(self, learned_before: int, messages: Sequence[Message]) -> None:
         """Keep at most IN_FLIGHT events on their way: a closed loop finds the rate that the machine sustains."""
         started = time.monotonic()
-        with progress() as bar:
+        with progress() as bar, ThreadPoolExecutor(1) as judging:
             task = bar.add_task("events", total=len(messages), note="")
+            judged = judging.submit(judge_all, self.judge, 0, messages[:CHUNK])
             for at in range(0, len(messages), CHUNK):
                 chunk = messages[at : at + CHUNK]
-                judge_all(self.judge, at, chunk)
+                judged.result()  # no event is sent before it is judged
+                judged = judging.submit(judge_all, self.judge, at + CHUNK, messages[at + CHUNK : at + 2 * CHUNK])
                 visible = self._wait(learned_before + max(0, at + len(chunk) - IN_FLIGHT)) - learned_before
                 for message in chunk:
                     self.sender.send(self.s.events_topic, message)
@@ -189,7 +195,7 @@ class Run:
                 raise FreshetError(
                     f"the server shows {visible:,} rows after {WAIT_SECONDS:.0f} s, expected {rows:,}; logs: {self.s.data_dir / 'logs'}"
                 )
-            time.sleep(0.01)
+            time.sleep(POLL_SECONDS)
         return visible
 
     def _visible(self) -> int:

@@ -1,0 +1,19 @@
+"""`python -m benchmarks NAME [options]`: a table with machine, date and command, and one line of JSON at the end."""
+
+import sys
+
+from benchmarks import freshness, throughput
+
+NAMES = {"throughput": throughput.main, "freshness": freshness.main}
+
+
+def main() -> int:
+    if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
+        print(f"usage: python -m benchmarks {{{'|'.join(NAMES)}}} [--help]", file=sys.stderr)
+        return 2
+    NAMES[sys.argv[1]](sys.argv[2:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
