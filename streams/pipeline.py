@@ -67,7 +67,7 @@ def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
 
 def cache(s: Settings) -> ParameterCache:
     """An empty serving cache."""
-    return ParameterCache(CacheConfig())
+    return ParameterCache(CacheConfig(popularity_weight=s.popularity_weight))
 
 
 class FeatureObserver:

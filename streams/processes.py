@@ -34,6 +34,7 @@ from streams.feed import ParameterFeed
 from streams.http import create_app
 from streams.ingest import Ingest, consumer, open_packer
 from streams.settings import Settings
+from streams.warm import warm_up
 from streams.worker import StageWorker, require_one_partition
 from streams.writer import Writer, producer
 
@@ -62,6 +63,7 @@ async def ingest(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
 
 async def features(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: str = "0") -> None:
     """User features: one stage per partition of `batches` that Kafka gives this worker."""
+    await asyncio.to_thread(warm_up, s)
     with work_directory(s, pipeline.FEATURES) as directory:
 
         def stage(upstream: Upstream) -> Stage:
@@ -73,6 +75,7 @@ async def features(s: Settings, metrics: Metrics, stop: asyncio.Event, instance:
 
 async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: str = "0") -> None:
     """Item features, SUPA and the tokenizer, over the one order of `examples`."""
+    await asyncio.to_thread(warm_up, s)
     with topics.admin(s) as cluster:
         require_one_partition(cluster.upstreams(s.examples_topic))
         partitions = len(cluster.upstreams(s.batches_topic))
@@ -85,6 +88,7 @@ async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: 
 
 async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:
     """The cache, kept up to date from `parameters`, behind HTTP."""
+    await asyncio.to_thread(warm_up, s)
     cache = pipeline.cache(s)
     feed = ParameterFeed(s, cache, metrics)
 

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
     token_words: int = Field(64, ge=2, le=65_535, description="Codewords per level of the tokenizer")
     token_refresh_seconds: int = Field(900, gt=0, description="Event time between codebook refreshes")
 
+    # Serving
+    popularity_weight: float = Field(5.0, ge=0, description="Of log popularity beside the learned score in personal lists")
+
     # Running
     publish_ms: int = Field(10, ge=0, description="Least time between two publications of a stage")
     checkpoint_seconds: float = Field(10.0, gt=0, description="Time between checkpoints of a stage")

@@ -28,7 +28,7 @@ from streams.producing import Message, Sender
 from streams.settings import Settings
 
 CHUNK = 250  # events between two looks at how far the server is
-IN_FLIGHT = 1_500  # events sent but not yet visible: enough to keep every process busy, little enough to stay fresh
+IN_FLIGHT = 3_000  # events sent but not yet visible: enough to keep every process busy, little enough to stay fresh
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.02
 SHOWN = 5
@@ -37,7 +37,7 @@ USERS = 3
 
 def demo(
     events: Annotated[int, typer.Option(help="Events at most; 0 takes the whole bundled log.")] = 0,
-    sample: Annotated[float, typer.Option(min=0, max=1, help="Share of clicks judged, by a hash of the position.")] = 0.1,
+    sample: Annotated[float, typer.Option(min=0, max=1, help="Share of clicks judged, by a hash of the position.")] = 0.05,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="Kafka to use instead.")] = None,
 ) -> None:
     """Start everything, replay the bundled log of a video app through Kafka, and show what came of it.

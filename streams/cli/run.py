@@ -22,6 +22,7 @@ from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, console, 
 from streams.processes import free_port
 from streams.settings import Settings
 from streams.supervisor import Supervisor, supervised
+from streams.warm import warm_up
 
 READY_SECONDS = 90.0
 
@@ -50,6 +51,8 @@ def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace:
 def running(s: Settings, names: dict[str, int], restarted: object = None) -> Iterator[tuple[str, Supervisor]]:
     """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block."""
     create_topics(s)
+    with console.status("compiling kernels (the first time about a minute)"):
+        warm_up(s)
     tell = lambda line: errors.print(f"[yellow]{line}[/]")  # noqa: E731  # one use
     s = s if s.http_port else s.model_copy(update={"http_port": free_port(s.http_host)})
     base = f"http://{s.http_host}:{s.http_port}"
