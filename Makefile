@@ -42,17 +42,16 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu it needs: apt-get install python3-venv" >&2; exit 1; }
 
-# $(call install,EXTRAS)
+# $(call install,EXTRAS,HOW LONG)
 define install
-	@echo "Installing Freshet and its libraries into $(VENV): once, about two minutes with a fast connection."
-	@echo "Most of it is torch. pip may find only its CUDA build, gigabytes; PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can point it to CPU wheels."
+	@echo "Installing Freshet and its libraries into $(VENV) ($(2))"
 	@$(VENV)/bin/python -m pip install --quiet -c constraints.txt -e '.[$(1)]'
 endef
 
 $(RUNTIME): pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(call install,broker)
+	$(call install,broker,once: about half a minute with a fast connection)
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(call install,broker$(comma)dev)
+	$(call install,broker$(comma)dev,once: minutes$(comma) most of it torch; PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can point pip to its CPU wheels)
 	@touch $(RUNTIME) $@

@@ -325,9 +325,12 @@ def _cosines(items: Space, sources: list[int]) -> np.ndarray:
 
 
 def _shared_prefix(items: Space, source: int) -> np.ndarray:
-    """float64 [allocated rows]: share of the tokens that are the source's, from the first on; 0 where both have a vector."""
+    """float64 [allocated rows]: share of the tokens that are the source's, from the first on; 0 where both have a vector.
+
+    Codebooks are warm-started, so a word keeps its meaning from version to version, and items may be coded by different ones.
+    """
     tokens, vectors = items["item_tokens"], items["item_vectors"]
-    alike = tokens.column("present") & (tokens.column("codebook_version") == tokens.cell(source, "codebook_version"))
+    alike = tokens.column("present").copy()
     if vectors.has(source):
         alike &= ~vectors.column("present")
     shared = np.zeros(items.allocated)

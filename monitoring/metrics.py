@@ -20,7 +20,7 @@ from prometheus_client.utils import floatToGoString
 MESSAGE_OUTCOMES = ("accepted", "dead_letter")
 EVENT_OUTCOMES = ("accepted", "duplicate", "late", "future")
 STAGES = ("ingest", "features", "learner")
-SOURCES = ("personal", "similar", "popular", "newest")
+SOURCES = ("personal", "similar", "popular", "newest", "none")
 REFUSALS = ("nonfinite", "stale")
 PROCESSES = ("broker", "ingest", "features", "learner", "server")
 
@@ -143,7 +143,9 @@ class Metrics:
         self.event_age = self._bulk("event_age_seconds", "Kafka timestamp less event time, of accepted events", AGE_BUCKETS)
         self.batch_rows = self._histogram("batch_rows", "Rows of a record written", ROWS_BUCKETS, "stage")
         self.batch_bytes = self._histogram("batch_bytes", "Bytes of a record written", BYTES_BUCKETS, "stage")
-        self.apply_seconds = self._histogram("apply_seconds", "Time to apply one record", APPLY_BUCKETS, "stage")
+        self.apply_seconds = self._histogram(
+            "apply_seconds", "Time to apply what was waiting: one record or several", APPLY_BUCKETS, "stage"
+        )
         self.publish_seconds = self._histogram("publish_seconds", "Time to gather and encode one publication", APPLY_BUCKETS, "stage")
         self.skipped_rows = self._counter("skipped_rows_total", "Rows skipped because they were applied before", "stage")
 
@@ -161,7 +163,7 @@ class Metrics:
         self.batch_bytes.labels(stage).observe(size_bytes)
 
     def timed_stage(self, stage: str) -> AbstractContextManager[object]:
-        """Times the application of one record."""
+        """Times one call of a stage."""
         return self.apply_seconds.labels(stage).time()
 
     def timed_publish(self, stage: str) -> AbstractContextManager[object]:

@@ -84,7 +84,7 @@ class Ingest:
         if not decoded.dead:
             return
         letters = [
-            (source.partition, m.key, m.value, m.timestamp_ms, dead_headers(letter, source.topic, source.partition, WRITER))
+            (m.key, m.value, m.timestamp_ms, dead_headers(letter, source.topic, source.partition, WRITER))
             for letter in decoded.dead
             for m in (letter.message,)
         ]

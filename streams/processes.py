@@ -33,13 +33,12 @@ from streams import pipeline, topics
 from streams.feed import ParameterFeed
 from streams.http import create_app
 from streams.ingest import Ingest, consumer, open_packer
-from streams.settings import Settings
+from streams.settings import SUPERVISED, Settings
 from streams.warm import warm_up
 from streams.worker import StageWorker, require_one_partition
 from streams.writer import Writer, producer
 
 log = logging.getLogger(__name__)
-SUPERVISED = "FRESHET_SUPERVISED"  # set by a parent that holds our standard input: when that ends, so do we
 GRACE_SECONDS = 15.0
 SWITCH_SECONDS = 0.001  # a stage computes beside the event loop: at the default of 5 ms every hop between them costs that much
 
@@ -61,7 +60,7 @@ async def ingest(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
         await reader.stop()
 
 
-async def features(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: str = "0") -> None:
+async def features(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     """User features: one stage per partition of `batches` that Kafka gives this worker."""
     await asyncio.to_thread(warm_up, s)
     with work_directory(s, pipeline.FEATURES) as directory:
@@ -69,11 +68,11 @@ async def features(s: Settings, metrics: Metrics, stop: asyncio.Event, instance:
         def stage(upstream: Upstream) -> Stage:
             return pipeline.user_stage(s, upstream, directory / str(upstream.partition))
 
-        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, pipeline.FeatureObserver, instance)
+        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, pipeline.FeatureObserver)
         await worker.run(stop)
 
 
-async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: str = "0") -> None:
+async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     """Item features, SUPA and the tokenizer, over the one order of `examples`."""
     await asyncio.to_thread(warm_up, s)
     with topics.admin(s) as cluster:
@@ -83,7 +82,7 @@ async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event, instance: 
     def stage(_: Upstream) -> Stage:
         return pipeline.learner_stage(s, partitions)
 
-    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, pipeline.LearnerObserver, instance).run(stop)
+    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, pipeline.LearnerObserver).run(stop)
 
 
 async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:

@@ -30,7 +30,8 @@ Progress = Callable[[int], None]
 
 
 class LocalPipeline:
-    """All stages in one process, fed with messages. Batches can be cut anywhere: the result is the same.
+    """All stages in one process, fed with messages. With one partition of `batches` the result is the same wherever they are cut;
+    with several a tick follows each batch, and the clocks with it.
 
     After `feed_*`, `cache` holds what a server would hold. `sent_ms` stands for the Kafka timestamp of what is fed.
     """

@@ -1,5 +1,6 @@
 """Every setting, in one file: `freshet.toml` in the working directory, overridden by `FRESHET_<NAME>` variables."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +10,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from core.errors import SettingsError
 from core.schemas import EVENT_TYPES
 
+PREFIX = "FRESHET_"
+SUPERVISED = "FRESHET_SUPERVISED"  # no setting: set by a parent that holds a child's standard input; when that ends, so does the child
+
 
 class Settings(BaseSettings):
-    """Settings of all processes. A name unknown here is an error, so that a misspelt one is found."""
+    """Settings of all processes. A name unknown here is an error, in the file and in the environment, so that a misspelt one is found."""
 
-    model_config = SettingsConfigDict(env_prefix="FRESHET_", toml_file="freshet.toml", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file="freshet.toml", extra="forbid", frozen=True)
 
     # Cluster
     bootstrap_servers: str = Field("", description="Kafka to use, `host:port,...`; empty starts the embedded broker")
@@ -54,7 +58,7 @@ class Settings(BaseSettings):
     tick_seconds: float = Field(1.0, gt=0, description="How often idle partitions hear the time")
 
     # Features
-    duplicate_horizon_seconds: int = Field(86_400, ge=0, description="How long an event_id is remembered")
+    duplicate_horizon_seconds: int = Field(86_400, gt=0, description="How long an event_id is remembered")
     late_seconds: int = Field(3_600, ge=0, description="Events older than the clock by more are counted as late")
     future_seconds: int = Field(3_600, ge=0, description="Events ahead of the clock by more are counted as future")
     user_half_lives_seconds: tuple[int, ...] = Field((3_600, 86_400), min_length=1, description="Of the user's counters")
@@ -64,10 +68,10 @@ class Settings(BaseSettings):
 
     # Learning
     seed: int = Field(1, ge=0, description="Of every counter-based draw")
-    dimensions: int = Field(64, ge=4, description="Of SUPA's vectors")
+    dimensions: int = Field(64, ge=8, multiple_of=8, description="Of SUPA's vectors")
     negative_block_rows: int = Field(64, ge=1, description="Rows of the log that share SUPA's negatives: fewer rows to publish")
     max_users: int = Field(1 << 20, ge=4_096, description="Rows of the user tables; the longest unused are evicted")
-    max_items: int = Field(1 << 18, ge=4_096, description="Rows of the item tables; the longest unused are evicted")
+    max_items: int = Field(1 << 18, ge=4_096, multiple_of=4_096, description="Rows of the item tables; the longest unused are evicted")
     token_words: int = Field(64, ge=2, le=65_535, description="Codewords per level of the tokenizer")
     token_refresh_seconds: int = Field(900, gt=0, description="Event time between codebook refreshes")
 
@@ -79,6 +83,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(10.0, gt=0, description="Time between checkpoints of a stage")
     checkpoints_kept: int = Field(3, ge=1, description="Whole checkpoints kept; input stays readable from the oldest")
     full_checkpoint_every: int = Field(20, ge=1, description="Every n-th checkpoint shares no file with others")
+    worker_instance: str = Field("", description="A name that no other worker has: it is back at once when restarted; empty: none")
     session_timeout_seconds: float = Field(10.0, ge=1, description="How long Kafka waits for a silent worker")
 
     @classmethod
@@ -110,7 +115,10 @@ class Settings(BaseSettings):
 
     @property
     def state_dir(self) -> Path:
-        return self.data_dir / "state" / self.namespace.strip(".")
+        return self.data_dir / "state" / self.namespace
+
+
+_KNOWN = {*Settings.model_fields, SUPERVISED.removeprefix(PREFIX).lower()}
 
 
 def load(**overrides: object) -> Settings:
@@ -120,6 +128,9 @@ def load(**overrides: object) -> Settings:
         SettingsError: a value cannot be used; the message names the setting, its variable and what is wrong.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in _KNOWN)
+    if unknown:
+        raise SettingsError(f"there is no setting behind {', '.join(unknown)}; docs/operators.md lists them all")
     try:
         return Settings(**given)  # type: ignore[arg-type]  # names and values are checked by pydantic
     except ValidationError as error:

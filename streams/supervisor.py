@@ -13,8 +13,7 @@ from pathlib import Path
 import msgspec
 
 from core.errors import FreshetError
-from streams.processes import SUPERVISED
-from streams.settings import Settings
+from streams.settings import SUPERVISED, Settings
 
 log = logging.getLogger(__name__)
 COMMANDS = {"ingest": "ingest", "features": "worker", "learner": "learn", "server": "serve"}
@@ -31,6 +30,7 @@ class Child:
     def __init__(self, name: str, s: Settings, log_dir: Path, metrics_port: int = 0) -> None:
         self.name, self.log_path = name, log_dir / f"{name}.log"
         self._env = {**ONE_THREAD, **os.environ, **environment(s), SUPERVISED: "1", "FRESHET_METRICS_PORT": str(metrics_port)}
+        self._env["FRESHET_WORKER_INSTANCE"] = s.worker_instance or name
         self.restarts = 0
         self._delay = FIRST_DELAY_SECONDS
         self._start_at = 0.0

@@ -20,8 +20,8 @@ from kafka import TopicPartition
 from mode import CrashingSupervisor
 
 from core.driver import StageDriver
-from core.errors import FreshetError, SettingsError
-from core.position import Record, Upstream
+from core.errors import FreshetError, PositionLostError, SettingsError
+from core.position import REBUILD, Record, Upstream
 from core.schemas import decode
 from core.stage import Stage
 from monitoring.metrics import Metrics
@@ -61,9 +61,7 @@ class _Transport(driver.Transport):
 class StageWorker:
     """One process of the consumer group `<namespace><name>`: a stage for each partition that it is given."""
 
-    def __init__(
-        self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, observer: Observer, instance: str = "0"
-    ) -> None:
+    def __init__(self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, observer: Observer) -> None:
         self.s, self.name, self.topic, self.factory, self.metrics, self.observer = s, name, topic, factory, metrics, observer
         self.group = f"{s.namespace}{name}"
         self.writer = Writer(producer(s))
@@ -75,9 +73,9 @@ class StageWorker:
         self._upstreams: list[Upstream] = []
         self._first: dict[int, int] = {}
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.app = self._app(instance)
+        self.app = self._app()
 
-    def _app(self, instance: str) -> faust.App:
+    def _app(self) -> faust.App:
         s = self.s
         app = faust.App(
             self.group,
@@ -96,7 +94,7 @@ class StageWorker:
             cython_optimizations=True,
             consumer_auto_offset_reset="none",
             consumer_max_fetch_size=FETCH_BYTES,
-            consumer_group_instance_id=f"{self.group}-{instance}",
+            consumer_group_instance_id=f"{self.group}-{s.worker_instance}" if s.worker_instance else None,
             broker_session_timeout=s.session_timeout_seconds,
             broker_heartbeat_interval=s.session_timeout_seconds / 4,
             broker_request_timeout=max(30.0, s.session_timeout_seconds),
@@ -146,6 +144,9 @@ class StageWorker:
         committed = cluster.committed(self.group, tps)
         first = self._first
         wanted = {tp: max(first[tp.partition], self._checkpointed(tp.partition)) for tp in tps}
+        for u, tp in zip(self._upstreams, tps, strict=True):
+            if wanted[tp] > (end := cluster.end_offset(u)):
+                raise PositionLostError(f"{u} ends at {end}, but the checkpoint goes on at {wanted[tp]}; {REBUILD}")
         wrong = {tp: at for tp, at in wanted.items() if not first[tp.partition] <= committed.get(tp, -1) <= at}
         if wrong:
             log.info("group %s: %s", self.group, {f"{tp.topic}/{tp.partition}": at for tp, at in wrong.items()})

@@ -24,7 +24,7 @@ class Producer(Protocol):
     async def stop(self) -> None: ...
 
     async def send(
-        self, topic: str, value: bytes | None, key: bytes | None, partition: int, timestamp_ms: int | None, headers: Headers
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int | None, timestamp_ms: int | None, headers: Headers
     ) -> "asyncio.Future[Any]": ...
 
 
@@ -63,9 +63,9 @@ class Writer:
         await self.settle(topic, partition)
         self._open[topic, partition] = await self._hand_over(topic, partition, value, headers, key, None)
 
-    async def send_all(self, topic: str, records: Sequence[tuple[int, bytes | None, bytes | None, int, Headers]]) -> None:
-        """Write records that carry no ranges (partition, key, value, timestamp in ms, headers) and wait for all of them."""
-        futures = [await self._hand_over(topic, p, value, headers, key, ts) for p, key, value, ts, headers in records]
+    async def send_all(self, topic: str, records: Sequence[tuple[bytes | None, bytes | None, int, Headers]]) -> None:
+        """Write records that carry no ranges (key, value, timestamp in ms, headers), where their keys lead, and wait for all."""
+        futures = [await self._hand_over(topic, None, value, headers, key, ts) for key, value, ts, headers in records]
         for future in futures:
             await self._confirm(future)
 
@@ -93,7 +93,7 @@ class Writer:
             await self._confirm(future)
 
     async def _hand_over(
-        self, topic: str, partition: int, value: bytes | None, headers: Headers, key: bytes | None, timestamp_ms: int | None
+        self, topic: str, partition: int | None, value: bytes | None, headers: Headers, key: bytes | None, timestamp_ms: int | None
     ) -> "asyncio.Future[Any]":
         if self._failure is not None:
             raise SendError("an earlier send failed; nothing more is sent") from self._failure

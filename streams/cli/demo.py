@@ -161,7 +161,7 @@ class Run:
             self.judging.close()
 
     def _catalogue(self, items: Sequence[Message]) -> None:
-        """First of all, and wholly, so that the run equals a replay of the same log."""
+        """First of all, and wholly: every event then meets a known item."""
         with console.status(f"sending the catalogue of {len(items):,} videos"):
             for message in items:
                 self.sender.send(self.s.items_topic, message)

@@ -100,6 +100,7 @@ def topic_finding(admin: Admin, topic: Topic, s: Settings) -> Finding:
         return Finding(f"topic {topic.name}", "missing", "run `freshet doctor --create-topics`")
     fixed = topic.name in (s.batches_topic, s.examples_topic, s.parameters_topic, s.items_topic)
     if fixed and found != topic.partitions:
-        advice = f"it must have {topic.partitions}: set `batches_partitions` to what it has, or use a new `namespace`"
+        way = "set `batches_partitions` to what it has, or use a new `namespace`" if topic.name == s.batches_topic else "make it anew"
+        advice = f"it must have {topic.partitions}: {way}"
         return Finding(f"topic {topic.name}", f"{found} partitions", advice)
     return Finding(f"topic {topic.name}", f"{found} partitions")

@@ -1,0 +1,89 @@
+"""The command line: help with an example for each command, doctor's findings, errors in one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from core.errors import SettingsError
+from streams import topics
+from streams.broker import EmbeddedBroker
+from streams.cli import app
+from tests import live
+
+COMMANDS = ("demo", "up", "broker", "ingest", "worker", "learn", "serve", "produce", "replay", "doctor")
+
+
+@pytest.fixture
+def run() -> CliRunner:
+    return CliRunner(env={"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(run: CliRunner, command: str) -> None:
+    result = run.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: freshet {command}" in result.output
+
+
+@pytest.mark.parametrize("command", ["ingest", "worker", "learn", "serve"])
+def test_a_process_without_a_cluster_says_what_to_do(run: CliRunner, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FRESHET_BOOTSTRAP_SERVERS", raising=False)
+    result = run.invoke(app, [command])
+    assert isinstance(result.exception, SettingsError)
+    assert "FRESHET_BOOTSTRAP_SERVERS" in str(result.exception)
+
+
+def test_replay_prints_the_same_state_for_any_batch(run: CliRunner) -> None:
+    outputs = [run.invoke(app, ["replay", "--local", "--events", "600", "--batch", str(batch), "--json"]).output for batch in (50, 600)]
+    digests = [output[output.index('"digests"') :] for output in outputs]
+    assert digests[0] == digests[1]
+
+
+def test_replay_of_a_file(run: CliRunner, tmp_path: Path) -> None:
+    lines = [
+        '{"type":"click","user_id":"a","item_id":"x","ts":1700000000000}',
+        "garbage",
+        '{"type":"like","user_id":"a","item_id":"y","ts":1700000001000}',
+    ]
+    (tmp_path / "log.ndjson").write_text("\n".join(lines))
+    result = run.invoke(app, ["replay", str(tmp_path / "log.ndjson"), "--local", "--json"])
+    assert result.exit_code == 0, result.output
+    assert '"events": 2' in result.output
+    assert '"dead_letters": 1' in result.output
+
+
+@pytest.mark.kafka
+def test_doctor_finds_missing_topics_and_makes_them(run: CliRunner, broker: EmbeddedBroker, namespace: str) -> None:
+    at = ["--bootstrap-servers", broker.bootstrap_servers, "--namespace", namespace]
+    before = run.invoke(app, ["doctor", *at])
+    assert before.exit_code == 1
+    assert f"{namespace}batches" in before.output
+    assert "--create-topics" in before.output
+    after = run.invoke(app, ["doctor", *at, "--create-topics"])
+    assert after.exit_code == 0, after.output
+
+
+def test_doctor_names_the_settings_of_an_unreachable_cluster() -> None:
+    """In a process of its own: kafka-python leaves the socket of a failed probe to the collector."""
+    command = [sys.executable, "-m", "freshet", "doctor", "--bootstrap-servers", "127.0.0.1:1"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "bootstrap_servers" in result.stdout
+
+
+@pytest.mark.kafka
+def test_produce_sends_a_file(
+    run: CliRunner, broker: EmbeddedBroker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRESHET_EVENTS_TOPIC", f"{namespace}events")
+    monkeypatch.setenv("FRESHET_ITEMS_TOPIC", f"{namespace}items")
+    (tmp_path / "log.ndjson").write_text('{"type":"click","user_id":"a","item_id":"x","ts":1700000000000}\nnot json\n')
+    at = ["--bootstrap-servers", broker.bootstrap_servers, "--namespace", namespace]
+    result = run.invoke(app, ["produce", str(tmp_path / "log.ndjson"), *at])
+    assert result.exit_code == 0, result.output
+    s = live.settings(broker.bootstrap_servers, namespace, tmp_path)
+    with topics.admin(s) as admin:
+        assert sum(admin.end_offset(u) for u in admin.upstreams(s.events_topic)) == 2
