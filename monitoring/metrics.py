@@ -143,9 +143,7 @@ class Metrics:
         self.event_age = self._bulk("event_age_seconds", "Kafka timestamp less event time, of accepted events", AGE_BUCKETS)
         self.batch_rows = self._histogram("batch_rows", "Rows of a record written", ROWS_BUCKETS, "stage")
         self.batch_bytes = self._histogram("batch_bytes", "Bytes of a record written", BYTES_BUCKETS, "stage")
-        self.apply_seconds = self._histogram(
-            "apply_seconds", "Time to apply what was waiting: one record or several", APPLY_BUCKETS, "stage"
-        )
+        self.apply_seconds = self._histogram("apply_seconds", "Time to apply what waited: one record or several", APPLY_BUCKETS, "stage")
         self.publish_seconds = self._histogram("publish_seconds", "Time to gather and encode one publication", APPLY_BUCKETS, "stage")
         self.skipped_rows = self._counter("skipped_rows_total", "Rows skipped because they were applied before", "stage")
 

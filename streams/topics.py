@@ -127,20 +127,27 @@ class Admin:
         found = _patiently(lambda: self.client.list_group_offsets({group: list(tps)})).get(group, {})
         return {tp: at.offset for tp, at in found.items() if at.offset >= 0}
 
-    def commit(self, group: str, offsets: dict[TopicPartition, int]) -> None:
-        """Set a group's offsets. Kafka allows it while the group has no live member.
+    def commit(self, group: str, offsets: dict[TopicPartition, int], patience_seconds: float) -> None:
+        """Set a group's offsets. Kafka allows it while the group has no member; one that is gone counts until its session ends.
 
         Raises:
-            SettingsError: it has one.
+            SettingsError: it still has one after `patience_seconds`.
         """
         wanted = {tp: OffsetAndMetadata(at, "", -1) for tp, at in offsets.items()}
-        result = _patiently(lambda: self.client.alter_group_offsets(group, wanted))
-        failed = {f"{tp.topic}/{tp.partition}": error.__name__ for tp, error in result.items() if error is not NoError}
-        if failed:
+        deadline = time.monotonic() + patience_seconds
+        while failed := self._commit(group, wanted):
+            if time.monotonic() < deadline:
+                time.sleep(0.2)
+                continue
             raise SettingsError(
                 f"group {group} stands ahead of the checkpoints in data_dir and cannot be moved back while it has members "
                 f"({failed}); stop its other workers, or give all of them the same `data_dir` (FRESHET_DATA_DIR)"
             )
+
+    def _commit(self, group: str, wanted: dict[TopicPartition, OffsetAndMetadata]) -> dict[str, str]:
+        """The partitions that were refused, each with the error's name."""
+        result = _patiently(lambda: self.client.alter_group_offsets(group, wanted))
+        return {f"{tp.topic}/{tp.partition}": error.__name__ for tp, error in result.items() if error is not NoError}
 
 
 def _patiently(call: Callable[[], T]) -> T:

@@ -143,18 +143,20 @@ class StageWorker:
         tps = [TopicPartition(u.topic, u.partition) for u in self._upstreams]
         committed = cluster.committed(self.group, tps)
         first = self._first
-        wanted = {tp: max(first[tp.partition], self._checkpointed(tp.partition)) for tp in tps}
+        kept = {tp: self._checkpointed(tp.partition) for tp in tps}
         for u, tp in zip(self._upstreams, tps, strict=True):
-            if wanted[tp] > (end := cluster.end_offset(u)):
-                raise PositionLostError(f"{u} ends at {end}, but the checkpoint goes on at {wanted[tp]}; {REBUILD}")
+            at, end = kept[tp], cluster.end_offset(u)
+            if at is not None and not first[tp.partition] <= at <= end:
+                raise PositionLostError(f"{u} holds {first[tp.partition]}..{end}, but the checkpoint goes on at {at}; {REBUILD}")
+        wanted = {tp: first[tp.partition] if at is None else at for tp, at in kept.items()}
         wrong = {tp: at for tp, at in wanted.items() if not first[tp.partition] <= committed.get(tp, -1) <= at}
         if wrong:
             log.info("group %s: %s", self.group, {f"{tp.topic}/{tp.partition}": at for tp, at in wrong.items()})
-            cluster.commit(self.group, wrong)
+            cluster.commit(self.group, wrong, self.s.session_timeout_seconds + 2)
 
-    def _checkpointed(self, partition: int) -> int:
+    def _checkpointed(self, partition: int) -> int | None:
         path = checkpoints_of(self.s, self.name, partition).newest()
-        return int(path.name[:20]) if path else 0
+        return int(path.name[:20]) if path else None
 
     async def _consume(self, stream: Any) -> None:
         """The agent: raw bytes come in, so that Faust has nothing to decode and nothing to fail on. Stages run in `_work`."""

@@ -121,7 +121,7 @@ async def _send_on(s: Settings) -> None:
         lambda: writer.settle(s.batches_topic, 0),
         *(lambda p=p: writer.send(s.batches_topic, p, b"x", []) for p in range(3)),
         lambda: writer.post(s.parameters_topic, 0, b"x", []),
-        lambda: writer.send_all(f"{s.events_topic}-dlt", [(0, None, b"x", 0, [])]),
+        lambda: writer.send_all(f"{s.events_topic}-dlt", [(None, b"x", 0, [])]),
     ]
     for attempt in refused:
         with pytest.raises(SendError):
