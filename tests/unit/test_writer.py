@@ -86,14 +86,14 @@ def test_flush_waits_for_everything() -> None:
 def test_send_all_waits_for_every_acknowledgement() -> None:
     async def scenario() -> None:
         held = Held()
-        letters = asyncio.create_task(Writer(held).send_all("dlt", [(None, b"x", 7, []) for _ in range(3)]))
-        await settled()
-        assert [(topic, p) for topic, p, _, _ in held.sent] == [("dlt", None)] * 3
-        for index in (2, 0, 1):
-            assert not letters.done()
-            held.acknowledge(index)
+        async with asyncio.TaskGroup() as tasks:
+            letters = tasks.create_task(Writer(held).send_all("dlt", [(None, b"x", 7, []) for _ in range(3)]))
             await settled()
-        await letters
+            assert [(topic, p) for topic, p, _, _ in held.sent] == [("dlt", None)] * 3
+            for index in (2, 0, 1):
+                assert not letters.done()
+                held.acknowledge(index)
+                await settled()
 
     asyncio.run(scenario())
 
