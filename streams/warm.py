@@ -8,7 +8,7 @@ from pathlib import Path
 
 from streams import bundled
 from streams.replay import replay
-from streams.settings import Settings
+from streams.settings import Settings, load
 
 log = logging.getLogger(__name__)
 EVENTS, ITEMS = 1_500, 200  # half an hour of the bundled log: enough for a codebook, a refresh and a personal list
@@ -28,3 +28,7 @@ def warm_up(s: Settings) -> float:
     seconds = time.monotonic() - started
     log.info("kernels are ready after %.1f s", seconds)
     return seconds
+
+
+if __name__ == "__main__":
+    print(f"kernels are ready after {warm_up(load()):.1f} s")  # noqa: T201  # a command's answer

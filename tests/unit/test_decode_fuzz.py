@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from core.schemas import EVENT_TYPES
+from core.schemas import EVENT_TYPES, decode, encode
 from streams.contract import MAX_DEPTH, REASON_CHARS, Limits
 from streams.decode import ROWS, EventDecoder, ItemDecoder, RawMessage
 
@@ -252,8 +252,7 @@ def outcome(decoder: EventDecoder | ItemDecoder, value: bytes, key: bytes | None
     if decoded.dead:
         assert 0 < len(decoded.dead[0].reason) <= REASON_CHARS
         return None, decoded.dead[0].category
-    copy = pl.from_arrow(decoded.rows.to_arrow())
-    assert isinstance(copy, pl.DataFrame)
+    copy = decode(encode(decoded.rows))
     return copy.row(0, named=True), None
 
 

@@ -23,7 +23,7 @@ def test_defaults_need_nothing() -> None:
     s = load()
     assert s.bootstrap_servers == ""
     assert (s.batches_topic, s.examples_topic, s.parameters_topic) == ("freshet.batches", "freshet.examples", "freshet.parameters")
-    assert s.state_dir == Path(".freshet/state/freshet")
+    assert s.state_dir == Path(".freshet/state/freshet.")
 
 
 def test_an_argument_goes_before_a_variable_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
