@@ -127,7 +127,7 @@ class Admin:
         found = _patiently(lambda: self.client.list_group_offsets({group: list(tps)})).get(group, {})
         return {tp: at.offset for tp, at in found.items() if at.offset >= 0}
 
-    def commit(self, group: str, offsets: dict[TopicPartition, int], patience_seconds: float) -> None:
+    def commit(self, group: str, offsets: dict[TopicPartition, int], patience_seconds: float = 0.0) -> None:
         """Set a group's offsets. Kafka allows it while the group has no member; one that is gone counts until its session ends.
 
         Raises:

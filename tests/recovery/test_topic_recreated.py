@@ -74,7 +74,8 @@ def test_batches_cut_above_the_checkpoint(s: Settings, tmp_path: Path) -> None:
     _cut(s, s.batches_topic, behind + 1)
     with pytest.raises(PositionLostError, match=WAY_OUT) as lost:
         streams_support.compute_features(s, tmp_path / "second")
-    assert f"starts at {behind + 1}, but {behind} comes next" in str(lost.value)
+    assert f"holds {behind + 1}.." in str(lost.value)
+    assert f"the checkpoint goes on at {behind};" in str(lost.value)
 
 
 def test_events_cut_above_what_was_ingested(s: Settings) -> None:
