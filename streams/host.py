@@ -57,6 +57,7 @@ class StageHost:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-{self.partition}")
         self._turn, self._publishing = asyncio.Lock(), asyncio.Lock()
         self._dirty = asyncio.Event()
+        self._closed = False
         self._whole = True  # false while a record is applied whose output is not handed over yet
         self._previous: Path | None = None
         self._finishing: asyncio.Task[None] | None = None
@@ -80,22 +81,28 @@ class StageHost:
             raise PositionLostError(f"{positions.own} starts at {first}, but {positions.next_offset} comes next; {REBUILD}")
         log.info("%s/%d goes on at offset %d", self.name, self.partition, positions.next_offset)
 
-    async def handle(self, records: Sequence[Callable[[], Record]]) -> None:
-        """Apply consecutive records and hand over what comes of them. Decoding happens on the stage's thread too."""
+    async def handle(self, records: Sequence[Callable[[], Record]]) -> bool:
+        """Apply consecutive records and hand over what comes of them. Decoding happens on the stage's thread too.
+
+        False where the host was closed before their turn came: whoever has the partition now reads them again.
+        """
         async with self._turn:
+            if self._closed:
+                return False
             self._whole = False
             for covered, rows in await self._run(self._apply, records):
                 await self.outbox.add(covered, rows)
             self._whole = True
             self._dirty.set()
             await self._checkpoint_if_due()
+            return True
 
     async def look(self) -> None:
         """Called now and then: raises what a background task failed with, and checkpoints what an idle log left behind."""
         for task in (self._publisher, self._finishing):
             if task is not None and task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
-        if not self._turn.locked():
+        if not self._turn.locked() and not self._closed:
             async with self._turn:
                 await self._checkpoint_if_due()
 
@@ -160,8 +167,18 @@ class StageHost:
             await self._on_durable(oldest)  # Step 4.
 
     async def close(self) -> None:
-        """A last checkpoint where the state is whole, then release everything."""
-        self._publisher.cancel()
+        """Once what is under way has ended: a last checkpoint where the state is whole, then release everything."""
+        async with self._turn:
+            self._closed = True
+            try:
+                await self._settle()
+            finally:
+                await self._run(self.driver.stage.close)
+                self._thread.shutdown()
+
+    async def _settle(self) -> None:
+        async with self._publishing:  # rows on their way out are no longer among the stage's touched ones: they must reach the log
+            self._publisher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._publisher
         if self._finishing:
@@ -170,8 +187,6 @@ class StageHost:
             await self.checkpoint()
             if self._finishing:
                 await self._finishing
-        await self._run(self.driver.stage.close)
-        self._thread.shutdown()
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -27,8 +27,9 @@ SETTLED_SECONDS = 60.0  # a child that lived this long starts again at the first
 class Child:
     """One `freshet` process. Its standard input is a pipe from us: when we are gone, however, it ends too."""
 
-    def __init__(self, name: str, s: Settings, log_dir: Path, metrics_port: int = 0) -> None:
-        self.name, self.log_path = name, log_dir / f"{name}.log"
+    def __init__(self, name: str, s: Settings, log_dir: Path, metrics_port: int = 0, kind: str = "") -> None:
+        """`kind`: a key of COMMANDS, where several of one kind need names of their own."""
+        self.name, self.log_path, self._command = name, log_dir / f"{name}.log", COMMANDS[kind or name]
         self._env = {**ONE_THREAD, **os.environ, **environment(s), SUPERVISED: "1", "FRESHET_METRICS_PORT": str(metrics_port)}
         self._env["FRESHET_WORKER_INSTANCE"] = s.worker_instance or name
         self.restarts = 0
@@ -38,7 +39,7 @@ class Child:
 
     def start(self) -> None:
         with self.log_path.open("ab") as out:
-            command = [sys.executable, "-m", "freshet", COMMANDS[self.name]]
+            command = [sys.executable, "-m", "freshet", self._command]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT, env=self._env)
         self._started_at = time.monotonic()
 

@@ -10,6 +10,7 @@ import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, cast
 
 import faust
@@ -17,6 +18,7 @@ from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from kafka import TopicPartition
+from kafka.errors import KafkaError
 from mode import CrashingSupervisor
 
 from core.driver import StageDriver
@@ -66,7 +68,9 @@ class StageWorker:
         self.group = f"{s.namespace}{name}"
         self.writer = Writer(producer(s))
         self.outbox = Outbox(name, s.examples_topic, self.writer, metrics)
-        self.hosts: dict[int, StageHost] = {}
+        self._hosts: dict[int, asyncio.Task[StageHost]] = {}  # by partition; being restored, or ready
+        self._rebalances = 0
+        self._stopping = False
         self._waiting: list[Any] = []  # Faust messages in front of the stages
         self._changed = asyncio.Condition()
         self._unacknowledged: dict[int, deque[Any]] = defaultdict(deque)
@@ -102,6 +106,7 @@ class StageWorker:
         )
         topic = app.topic(self.topic, key_type=bytes, value_type=bytes)
         app.agent(topic, name=self.name, supervisor_strategy=CrashingSupervisor)(self._consume)
+        app.on_partitions_assigned.connect(self._assigned)
         app.on_partitions_revoked.connect(self._revoked)
         return app
 
@@ -110,26 +115,36 @@ class StageWorker:
         await asyncio.to_thread(self._prepare)
         await self.writer.start()
         await self.app.start()
-        coroutines = (self._work(), self._watch(), self._measure_lag(), stop.wait())
-        watching: list[asyncio.Task[Any]] = [asyncio.create_task(coroutine) for coroutine in coroutines]
+        working = asyncio.create_task(self._work())
+        watching: list[asyncio.Task[Any]] = [asyncio.create_task(c) for c in (self._watch(), self._measure_lag(), stop.wait())]
         try:
-            await asyncio.wait({self.failure, *watching}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self.failure, working, *watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in watching:
                 task.cancel()
-            await self._stop()
+            await self._stop(working)
         if self.failure.done():
             self.failure.result()
 
-    async def _stop(self) -> None:
+    async def _stop(self, working: "asyncio.Task[None]") -> None:
+        """The stages end between two records, each with a checkpoint; where something failed, without."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.writer.stop)
+            stack.push_async_callback(self.outbox.close)
+            for partition in list(self._hosts):
+                stack.push_async_callback(self._close, partition)
+            stack.push_async_callback(self._stop_faust)
+            async with self._changed:
+                self._stopping = True
+                self._changed.notify_all()
+            await asyncio.wait({working, self.failure}, timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            working.cancel()
+
+    async def _stop_faust(self) -> None:
         try:
             await asyncio.wait_for(self.app.stop(), STOP_SECONDS)
         except TimeoutError:
             log.warning("Faust did not stop within %.0f s; going on without it", STOP_SECONDS)
-        for host in self.hosts.values():
-            await host.close()
-        await self.outbox.close()
-        await self.writer.stop()
 
     def _prepare(self) -> None:
         """Know the partitions, and see that the group does not stand behind our checkpoints."""
@@ -161,17 +176,21 @@ class StageWorker:
     async def _consume(self, stream: Any) -> None:
         """The agent: raw bytes come in, so that Faust has nothing to decode and nothing to fail on. Stages run in `_work`."""
         async for event in stream.noack().events():
+            rebalances = self._rebalances
             async with self._changed:
                 await self._changed.wait_for(lambda: len(self._waiting) < BUFFERED_RECORDS)
-                self._waiting.append(event.message)
-                self._changed.notify_all()
+                if rebalances == self._rebalances:  # else it comes again, after those that Faust had before it
+                    self._waiting.append(event.message)
+                    self._changed.notify_all()
 
     async def _work(self) -> None:
         """Whatever has arrived meanwhile goes to its stage in one piece: under load records are taken together."""
         try:
             while True:
                 async with self._changed:
-                    await self._changed.wait_for(lambda: bool(self._waiting))
+                    await self._changed.wait_for(lambda: bool(self._waiting) or self._stopping)
+                    if self._stopping:
+                        return
                     partition = self._waiting[0].partition
                     messages = [m for m in self._waiting if m.partition == partition]
                     self._waiting = [m for m in self._waiting if m.partition != partition]
@@ -181,12 +200,18 @@ class StageWorker:
             self._fail(error)
 
     async def _take(self, partition: int, messages: list[Any]) -> None:
-        host = self.hosts.get(partition) or await self._open(partition)
-        await host.handle([_reader(m.offset, m.headers, m.value) for m in messages])
+        host = await self._host(partition)
+        if not await host.handle([_reader(m.offset, m.headers, m.value) for m in messages]):
+            return
         host.seen_seconds = messages[-1].timestamp
         for message in messages:
             message.value = None  # acknowledged much later; its bytes are not needed
         self._unacknowledged[partition].extend(messages)
+
+    def _host(self, partition: int) -> "asyncio.Task[StageHost]":
+        if partition not in self._hosts:
+            self._hosts[partition] = asyncio.create_task(self._open(partition))
+        return self._hosts[partition]
 
     async def _open(self, partition: int) -> StageHost:
         upstream = self._upstreams[partition]
@@ -199,8 +224,17 @@ class StageWorker:
             self.s, self.name, StageDriver(stage, upstream), self.outbox, self.writer, self.metrics, self.observer, acknowledge
         )
         await host.restore(self._first[partition])
-        self.hosts[partition] = host
         return host
+
+    async def _close(self, partition: int) -> None:
+        opening = self._hosts.pop(partition, None)
+        if opening is not None:
+            await (await opening).close()
+
+    @property
+    def _ready(self) -> dict[int, StageHost]:
+        """The restored ones; raises what one could not be restored for."""
+        return {partition: opening.result() for partition, opening in self._hosts.items() if opening.done()}
 
     async def _acknowledge(self, partition: int, below: int) -> None:
         """Let Faust commit up to `below`: what no retained checkpoint needs."""
@@ -208,15 +242,21 @@ class StageWorker:
         while waiting and waiting[0].offset < below:
             self.app.consumer.ack(waiting.popleft())
 
+    async def _assigned(self, *arguments: Any, **_: Any) -> None:
+        """Restore at once what Kafka gives us: the first record shall not wait for it. Arguments: the app, the partitions."""
+        for tp in arguments[1]:
+            self._host(tp.partition)
+
     async def _revoked(self, *arguments: Any, **_: Any) -> None:
         """Another worker takes these over: leave it a fresh checkpoint. Arguments: the app, the partitions."""
         revoked: set[TP] = arguments[1]
+        self._rebalances += 1
         self._waiting = [m for m in self._waiting if TP(m.topic, m.partition) not in revoked]
+        async with asyncio.TaskGroup() as closing:
+            for tp in revoked:
+                closing.create_task(self._close(tp.partition))
         for tp in revoked:
             self._unacknowledged.pop(tp.partition, None)
-            host = self.hosts.pop(tp.partition, None)
-            if host is not None:
-                await host.close()
 
     async def _watch(self) -> None:
         """Look twice a second for what failed in the background, Faust itself included."""
@@ -224,21 +264,29 @@ class StageWorker:
             try:
                 if self.app.crashed:
                     raise FreshetError(f"the Faust worker crashed: {self.app.crash_reason!r}")
-                for host in list(self.hosts.values()):
+                for host in self._ready.values():
                     await host.look()
             except Exception as error:  # noqa: BLE001  # whatever it was, the process must end with it
                 self._fail(error)
             await asyncio.sleep(0.5)
 
     async def _measure_lag(self) -> None:
-        """Kafka's end offset against our own position, every few seconds."""
-        with admin(self.s) as cluster:
-            while True:
-                for partition, host in list(self.hosts.items()):
-                    end = await asyncio.to_thread(cluster.end_offset, self._upstreams[partition])
-                    behind = max(0, end - host.driver.positions.next_offset)
+        """Kafka's end offset against our own position, every few seconds. A cluster that does not answer stops no stage."""
+        while True:
+            try:
+                ends = await asyncio.to_thread(self._ends)
+            except KafkaError as error:
+                log.warning("the lag is not known: %r", error)
+                ends = {}
+            for partition, host in self._ready.items():
+                if partition in ends:
+                    behind = max(0, ends[partition] - host.driver.positions.next_offset)
                     self.metrics.lag(self.name, partition, behind, time.time() - host.seen_seconds if behind else 0.0)
-                await asyncio.sleep(LAG_SECONDS)
+            await asyncio.sleep(LAG_SECONDS)
+
+    def _ends(self) -> dict[int, int]:
+        with admin(self.s) as cluster:
+            return {u.partition: cluster.end_offset(u) for u in self._upstreams}
 
     def _fail(self, error: Exception) -> None:
         log.error("%s stops: %s", self.name, error, exc_info=error)

@@ -39,7 +39,8 @@ def producer(s: Settings) -> Producer:
 class Writer:
     """At most one unacknowledged record per output partition; after a failed send it refuses to go on.
 
-    Were a later range acknowledged where an earlier one was lost, a hole would stand behind the tail for ever.
+    Were a later range acknowledged where an earlier one was lost, a hole would stand behind the tail for ever. Several coroutines
+    share a writer: a record is let go of once it is acknowledged, not when somebody begins to wait for it.
     """
 
     def __init__(self, client: Producer) -> None:
@@ -76,7 +77,7 @@ class Writer:
             SendError: an earlier send failed.
         """
         while len(self._posted) >= MAX_POSTED or (self._posted and self._posted[0].done()):
-            await self._confirm(self._posted.popleft())
+            await self._settle_posted(self._posted[0])
         self._posted.append(await self._hand_over(topic, partition, value, headers, None, None))
 
     async def flush(self) -> None:
@@ -84,29 +85,40 @@ class Writer:
         for topic, partition in list(self._open):
             await self.settle(topic, partition)
         while self._posted:
-            await self._confirm(self._posted.popleft())
+            await self._settle_posted(self._posted[0])
 
     async def settle(self, topic: str, partition: int) -> None:
         """Wait until the last record of this partition is acknowledged."""
-        future = self._open.pop((topic, partition), None)
+        future = self._open.get((topic, partition))
         if future is not None:
             await self._confirm(future)
+            if self._open.get((topic, partition)) is future:
+                del self._open[topic, partition]
+
+    async def _settle_posted(self, oldest: "asyncio.Future[Any]") -> None:
+        await self._confirm(oldest)
+        if self._posted and self._posted[0] is oldest:
+            self._posted.popleft()
 
     async def _hand_over(
         self, topic: str, partition: int | None, value: bytes | None, headers: Headers, key: bytes | None, timestamp_ms: int | None
     ) -> "asyncio.Future[Any]":
-        if self._failure is not None:
-            raise SendError("an earlier send failed; nothing more is sent") from self._failure
+        self._check()
         try:
             return await self._client.send(topic, value, key, partition, timestamp_ms, headers)
         except KafkaError as error:
             raise self._fail(error) from error
 
     async def _confirm(self, future: "asyncio.Future[Any]") -> None:
+        self._check()
         try:
-            await future
+            await asyncio.shield(future)  # others wait for it too: who is cancelled must not cancel it for them
         except KafkaError as error:
             raise self._fail(error) from error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise SendError("an earlier send failed; nothing more is sent") from self._failure
 
     def _fail(self, error: KafkaError) -> SendError:
         self._failure = error

@@ -46,12 +46,12 @@ def settings(bootstrap_servers: str, namespace: str, data_dir: Path, **more: obj
 
 
 class Processes:
-    """Children by name, of which tests kill some. Ends all on exit."""
+    """Children by name, of which tests kill some; a second of a kind is called KIND-2. Ends all on exit."""
 
     def __init__(self, s: Settings, names: Iterable[str] = ("ingest", "features", "learner")) -> None:
         logs = s.data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        self.children = {name: Child(name, s, logs) for name in names}
+        self.children = {name: Child(name, s, logs, kind=name.partition("-")[0]) for name in names}
 
     def __enter__(self) -> "Processes":
         for child in self.children.values():
@@ -71,6 +71,11 @@ class Processes:
         child.process.wait()
         child.release()
         child.start()
+
+    def restart(self, name: str) -> None:
+        """Stopped as an operator stops it, then a new one of the same name."""
+        self.stop(name)
+        self.children[name].start()
 
     def stop(self, name: str) -> None:
         child = self.children[name]
@@ -96,10 +101,10 @@ def wait(condition: Callable[[], bool], what: str, seconds: float = 90, check: C
 def produce(s: Settings, messages: Sequence[Message], topic: str, by_crc: bool = False) -> None:
     """Send in order; partitioned by kafka-python's murmur2, or by the CRC-32 of librdkafka."""
     client = KafkaProducer(bootstrap_servers=s.bootstrap_servers, acks="all", linger_ms=2, max_request_size=topics.EVENT_RECORD_BYTES)
-    for key, value in messages:
-        partition = crc32(key or b"") % s.events_partitions if by_crc else None
-        client.send(topic, value, key, partition=partition)
-    client.flush()
+    partitions = (crc32(key or b"") % s.events_partitions if by_crc else None for key, _ in messages)
+    sent = [client.send(topic, value, key, partition=p) for (key, value), p in zip(messages, partitions, strict=True)]
+    for future in sent:
+        future.get(timeout=60)
     client.close()
 
 

@@ -48,6 +48,27 @@ def test_killed_at_random_moments(broker: EmbeddedBroker, namespace: str, tmp_pa
     _learner_equals_replay(s)
 
 
+def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tmp_path: Path) -> None:
+    """Two feature workers; partitions change hands at a stop, a start and a kill. It shows in no state and no output."""
+    s = live.settings(broker.bootstrap_servers, namespace, tmp_path)
+    live.produce(s, list(bundled.item_messages())[:ITEMS], s.items_topic)
+    events = list(bundled.event_messages())[:EVENTS]
+    with live.Processes(s, ("ingest", "features", "features-2", "learner")) as processes:
+        live.wait(lambda: all(_opened(processes, name) for name in ("features", "features-2")), "both to have partitions")
+        for portion, disturb in enumerate((processes.restart, processes.kill, processes.restart)):
+            live.produce(s, events[portion * EVENTS // 3 : (portion + 1) * EVENTS // 3], s.events_topic)
+            disturb("features-2" if portion < 2 else "features")
+        live.drain(s, processes)
+    _every_event_once(s)
+    outputs = _features_equal_replay(s, tmp_path)
+    _examples_equal_replay(s, outputs)
+    _learner_equals_replay(s)
+
+
+def _opened(processes: live.Processes, name: str) -> bool:
+    return "goes on at offset" in processes.children[name].log_path.read_text()
+
+
 def _every_event_once(s: Settings) -> None:
     """Each source offset is in exactly one row of `batches`, in its user's partition."""
     seen: list[tuple[int, int]] = []

@@ -66,6 +66,32 @@ def test_one_record_in_flight_per_partition() -> None:
     asyncio.run(scenario())
 
 
+def test_flush_waits_for_what_another_waits_for() -> None:
+    """A checkpoint may not be durable while a record that belongs before it is only about to be acknowledged."""
+
+    async def scenario() -> None:
+        held = Held()
+        writer = Writer(held)
+        await writer.send("t", 0, b"a", [])
+        await writer.post("p", 0, b"b", [])
+        waiting = [asyncio.create_task(coroutine) for coroutine in (writer.flush(), writer.flush(), writer.settle("t", 0))]
+        await settled()
+        waiting[0].cancel()
+        await settled()
+        held.acknowledge(0)
+        await settled()
+        assert waiting[2].done()
+        assert not waiting[1].done()
+        second = asyncio.create_task(writer.flush())
+        await settled()
+        held.fail(1)
+        await settled()
+        for flushed in (waiting[1], second):
+            assert isinstance(flushed.exception(), SendError)
+
+    asyncio.run(scenario())
+
+
 def test_flush_waits_for_everything() -> None:
     async def scenario() -> None:
         held = Held()
