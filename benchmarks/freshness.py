@@ -12,8 +12,8 @@ import msgspec
 from benchmarks.report import report
 from streams import bundled
 from streams.cli.common import cluster
-from streams.cli.demo import Client
 from streams.cli.run import running
+from streams.client import Client
 from streams.producing import Message, Sender, send_all
 from streams.settings import load
 

@@ -178,6 +178,11 @@ class EmbeddedBroker:
             os.close(lock)  # the guard and Java hold it on
         self._log(f"broker at {self.bootstrap_servers} ready after {time.monotonic() - began:.1f} s, data in {self.data_dir}")
 
+    def restart(self) -> None:
+        """Start a broker that died, where its clients look for it: at the port that it had. Raises as `start`."""
+        self._fixed_port = True
+        self.start()
+
     def _start(self, java: list[str], lock: int) -> None:
         logfile = self.data_dir / "broker.log"
         if logfile.exists():

@@ -65,6 +65,11 @@ class StageHost:
         self._checkpointed = 0
         self._publisher = asyncio.create_task(self._publish_when_dirty())
 
+    @property
+    def next_offset(self) -> int:
+        """Of the input: what the stage takes next."""
+        return self.driver.positions.next_offset
+
     async def restore(self, first: int) -> None:
         """Take up the newest whole checkpoint; `first` is the log's lowest offset.
 
@@ -147,7 +152,7 @@ class StageHost:
         Step 1. outputs flushed. Step 2. snapshot written. Step 3. manifest renamed. Step 4. input acknowledged.
         Between 1 and 2 nothing is published: a touched row is either acknowledged or in the state's future.
         """
-        offset = self.driver.positions.next_offset
+        offset = self.next_offset
         if offset == self._checkpointed or (self._finishing and not self._finishing.done()):
             return
         started = time.monotonic()

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from core.errors import FreshetError
+from streams.broker import EmbeddedBroker
 from streams.settings import SUPERVISED, Settings
 
 log = logging.getLogger(__name__)
@@ -149,6 +150,39 @@ def supervised(supervisor: Supervisor) -> Iterator[Supervisor]:
         yield supervisor
     finally:
         supervisor.stop()
+
+
+@contextlib.contextmanager
+def kept_running(broker: EmbeddedBroker, tell: Callable[[str], None], restarted: Callable[[str], None]) -> Iterator[None]:
+    """A started broker, started again at the same port where it dies; stopped at the end.
+
+    Clients find it again by themselves, or end and are restarted.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(target=_keep, args=(broker, stop, tell, restarted), name="broker", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        broker.stop()
+
+
+def _keep(broker: EmbeddedBroker, stop: threading.Event, tell: Callable[[str], None], restarted: Callable[[str], None]) -> None:
+    delay = FIRST_DELAY_SECONDS
+    while not stop.wait(0.2):
+        if broker.alive:
+            continue
+        tell(f"the broker died, starts again in {delay:g} s; its log: {broker.data_dir / 'broker.log'}")
+        if stop.wait(delay):
+            return
+        delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+        try:
+            broker.restart()
+            restarted("broker")
+        except FreshetError as error:
+            tell(str(error))
 
 
 def environment(s: Settings) -> dict[str, str]:

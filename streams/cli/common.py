@@ -1,6 +1,6 @@
 """What several commands share: the console, common options, a cluster to talk to."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.settings import Settings, load
+from streams.supervisor import kept_running
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -35,19 +36,25 @@ def progress() -> Progress:
 
 
 @contextmanager
-def cluster(s: Settings) -> Iterator[Settings]:
-    """Settings with `bootstrap_servers` filled in: the given cluster, or an embedded broker that lives as long as the block."""
+def cluster(s: Settings, restarted: Callable[[str], None] = lambda name: None) -> Iterator[Settings]:
+    """Settings with `bootstrap_servers` filled in: the given cluster, or an embedded broker that lives as long as the block.
+
+    `restarted` is told "broker" each time that it died and was started again.
+    """
     if s.bootstrap_servers:
         yield s
         return
     with resolving():
         broker = EmbeddedBroker(s.data_dir / "broker", s.broker_port or None)
         broker.start()
-    try:
-        console.print(f"broker      {broker.bootstrap_servers} (embedded, data in {s.data_dir / 'broker'})")
+    console.print(f"broker      {broker.bootstrap_servers} (embedded, data in {s.data_dir / 'broker'})")
+    with kept_running(broker, tell, restarted):
         yield s.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
-    finally:
-        broker.stop()
+
+
+def tell(line: str) -> None:
+    """A line about something that died."""
+    errors.print(f"[yellow]{line}[/]")
 
 
 @contextmanager

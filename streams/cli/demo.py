@@ -1,7 +1,5 @@
 """`freshet demo`: the whole system on this machine, from an empty directory to served recommendations, and nothing left behind."""
 
-import http.client
-import json
 import signal
 import tempfile
 import time
@@ -10,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -21,6 +18,7 @@ from streams import bundled, topics
 from streams.cli.common import cluster, console, errors, progress, settings
 from streams.cli.replay import as_event, judge_all, replay_locally
 from streams.cli.run import running
+from streams.client import Client
 from streams.dead_letters import topic_of
 from streams.evaluation import K, Prequential
 from streams.jars import BrokerUnavailable
@@ -87,40 +85,6 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, held)
-
-
-class Client:
-    """One kept connection to the server."""
-
-    def __init__(self, base: str) -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(base).netloc, timeout=10)
-
-    def get(self, path: str) -> Any:
-        """The JSON answer; a server that was restarted meanwhile is asked again.
-
-        Raises:
-            FreshetError: it answers with an error.
-        """
-        for attempt in (1, 2):
-            try:
-                self._connection.request("GET", path)
-                answer = self._connection.getresponse()
-                body = answer.read()
-                break
-            except (OSError, http.client.HTTPException):
-                self._connection.close()
-                if attempt == 2:
-                    raise
-        if answer.status != 200:
-            raise FreshetError(f"GET {path}: {answer.status} {body[:200]!r}")
-        return json.loads(body)
-
-    def recommend(self, user: str, links: Sequence[str] | None = None, k: int = K) -> list[str]:
-        query = urlencode([("k", str(k)), *(("link", link) for link in links or ())])
-        return [item["item_id"] for item in self.get(f"/v1/recommend/{quote(user, safe='')}?{query}")["items"]]
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 @dataclass

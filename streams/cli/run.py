@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 from urllib.error import URLError
@@ -18,7 +18,7 @@ from core.errors import FreshetError, SettingsError
 from monitoring.metrics import Metrics
 from streams import processes
 from streams.broker import EmbeddedBroker
-from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, console, create_topics, errors, resolving, settings
+from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, console, create_topics, errors, resolving, settings, tell
 from streams.processes import free_port
 from streams.settings import Settings
 from streams.supervisor import Supervisor, supervised
@@ -36,7 +36,7 @@ def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace:
     ports = {name: free_port() for name in ("ingest", "features", "learner")}
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    with interrupts() as stop, cluster(s) as s, running(s, {**ports, "server": 0}, metrics.restarted) as (base, _):
+    with interrupts() as stop, cluster(s, metrics.restarted) as s, running(s, {**ports, "server": 0}, metrics.restarted) as (base, _):
         start_http_server(own := free_port(), s.http_host, registry)
         console.print(f"server      {base}/v1/recommend/USER   {base}/docs")
         for name, port in {**ports, "up": own}.items():
@@ -48,16 +48,14 @@ def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace:
 
 
 @contextlib.contextmanager
-def running(s: Settings, names: dict[str, int], restarted: object = None) -> Iterator[tuple[str, Supervisor]]:
+def running(s: Settings, names: dict[str, int], restarted: Callable[[str], None] = lambda name: None) -> Iterator[tuple[str, Supervisor]]:
     """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block."""
     create_topics(s)
     with console.status("compiling kernels (the first time about a minute)"):
         warm_up(s)
-    tell = lambda line: errors.print(f"[yellow]{line}[/]")  # noqa: E731  # one use
     s = s if s.http_port else s.model_copy(update={"http_port": free_port(s.http_host)})
     base = f"http://{s.http_host}:{s.http_port}"
-    count = restarted if callable(restarted) else (lambda name: None)
-    with supervised(Supervisor(s, names, tell, count)) as children:
+    with supervised(Supervisor(s, names, tell, restarted)) as children:
         wait_ready(base, children)
         yield base, children
 

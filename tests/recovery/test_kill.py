@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import threading
 from pathlib import Path
 
@@ -49,15 +50,19 @@ def test_killed_at_random_moments(broker: EmbeddedBroker, namespace: str, tmp_pa
 
 
 def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tmp_path: Path) -> None:
-    """Two feature workers; partitions change hands at a stop, a start and a kill. It shows in no state and no output."""
+    """Two feature workers; partitions change hands where one is away, comes back, and is killed. It shows in no state and no output."""
     s = live.settings(broker.bootstrap_servers, namespace, tmp_path)
     live.produce(s, list(bundled.item_messages())[:ITEMS], s.items_topic)
     events = list(bundled.event_messages())[:EVENTS]
     with live.Processes(s, ("ingest", "features", "features-2", "learner")) as processes:
         live.wait(lambda: all(_opened(processes, name) for name in ("features", "features-2")), "both to have partitions")
-        for portion, disturb in enumerate((processes.restart, processes.kill, processes.restart)):
-            live.produce(s, events[portion * EVENTS // 3 : (portion + 1) * EVENTS // 3], s.events_topic)
-            disturb("features-2" if portion < 2 else "features")
+        live.produce(s, events[: EVENTS // 3], s.events_topic)
+        processes.stop("features-2")
+        live.produce(s, events[EVENTS // 3 : 2 * EVENTS // 3], s.events_topic)
+        live.wait(lambda: _opened(processes, "features") == {0, 1, 2, 3}, "the one left to have all partitions", check=processes.check)
+        processes.children["features-2"].start()
+        live.produce(s, events[2 * EVENTS // 3 :], s.events_topic)
+        processes.kill("features")
         live.drain(s, processes)
     _every_event_once(s)
     outputs = _features_equal_replay(s, tmp_path)
@@ -65,8 +70,9 @@ def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tm
     _learner_equals_replay(s)
 
 
-def _opened(processes: live.Processes, name: str) -> bool:
-    return "goes on at offset" in processes.children[name].log_path.read_text()
+def _opened(processes: live.Processes, name: str) -> set[int]:
+    """The partitions that a worker has had."""
+    return {int(partition) for partition in re.findall(r"/(\d+) goes on at offset", processes.children[name].log_path.read_text())}
 
 
 def _every_event_once(s: Settings) -> None:
