@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from core.clock import MergedClock
+from core.frames import pick
 from core.schemas import EVENT, TICK
 from core.stage import SEGMENT_ROWS, Examples, Learner, Publication
 
@@ -31,8 +32,8 @@ class CompositeStage:
         """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
         clock_ms = self.clock.advance(rows["upstream"].to_numpy(), rows["clock_ms"].to_numpy())
         kinds = rows["kind"].to_numpy()
-        kept = np.flatnonzero(kinds != TICK)
-        for examples in self._segments(rows if kept.size == rows.height else rows[kept], clock_ms[kept]):
+        kept = kinds != TICK
+        for examples in self._segments(pick(rows, kept), clock_ms[kept]):
             self._learn(examples)
         self._sent_ms.append(rows["sent_ms"].to_numpy()[kinds == EVENT])
 

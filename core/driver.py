@@ -6,6 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from core.errors import PositionLostError
+from core.frames import stack
 from core.position import REBUILD, Positions, Record, Upstream
 from core.stage import Stage
 
@@ -38,7 +39,7 @@ class StageDriver:
         admitted = [rows for record in records if (rows := self.positions.admit(record)) is not None and rows.height]
         if admitted:
             alike = all(rows.columns == admitted[0].columns for rows in admitted)
-            self.stage.apply(pl.concat(admitted, how="vertical" if alike else "diagonal"), records[-1].offset)
+            self.stage.apply(stack(admitted) if alike else pl.concat(admitted, how="diagonal"), records[-1].offset)
         return []
 
     def snapshot(self, directory: Path, previous: Path | None) -> None:

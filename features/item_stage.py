@@ -11,6 +11,7 @@ import polars as pl
 from core.clock import UNSET
 from core.compiled import compiled
 from core.errors import SnapshotError
+from core.frames import from_columns
 from core.ids import IdMap
 from core.rows import Rows
 from core.schemas import DELTA_BASE, ITEM
@@ -187,25 +188,27 @@ class ItemFeatures:
         live = [id_ for id_, removal in self._touched.items() if removal is None]
         gone = [(id_, *removal, True) for id_, removal in self._touched.items() if removal is not None]
         self._touched = {}
-        removed = pl.DataFrame(gone, schema=DELTA_BASE, orient="row")
-        return {"item_popularity": pl.concat([self._popularity(live), removed], how="diagonal")}
+        popularity = self._popularity(live)
+        if gone:
+            popularity = pl.concat([popularity, pl.DataFrame(gone, schema=DELTA_BASE, orient="row")], how="diagonal")
+        return {"item_popularity": popularity}
 
     def _popularity(self, ids: list[str]) -> pl.DataFrame:
         rows = self.ids.lookup(ids)
         told = {name: self.rows[name][rows] for name in ("version", "last_ms", "count", "popular_ms", "first_ms", "start_ms", "end_ms")}
         log2 = log2_popularity(told["count"], told["popular_ms"], self._popularity_half_life_ms)
-        return pl.DataFrame(
+        return from_columns(
+            ITEM_POPULARITY,
             {
                 "id": ids,
                 "version": told["version"],
                 "event_ms": told["last_ms"],
                 "removed": np.zeros(len(ids), dtype=np.bool_),
-                "log2_popularity": pl.Series(log2).fill_nan(None),
+                "log2_popularity": _nulls(log2, np.isnan(log2)),
                 "first_ms": told["first_ms"],
-                "start_ms": pl.Series(told["start_ms"]).replace(NONE_MS, None),
-                "end_ms": pl.Series(told["end_ms"]).replace(NONE_MS, None),
+                "start_ms": _nulls(told["start_ms"], told["start_ms"] == NONE_MS),
+                "end_ms": _nulls(told["end_ms"], told["end_ms"] == NONE_MS),
             },
-            schema=ITEM_POPULARITY,
         )
 
     def snapshot(self, directory: Path, previous: Path | None) -> None:
@@ -235,6 +238,10 @@ class ItemFeatures:
         live = np.array([row for row, id_ in enumerate(self.ids.ids) if id_ is not None], dtype=np.int64)
         text = f"{self._clock_ms} {self.ids.digest()} {self.rows.digest(live)}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _nulls(values: np.ndarray, absent: np.ndarray) -> list[float | None]:
+    return [None if null else value for value, null in zip(values.tolist(), absent.tolist(), strict=True)]
 
 
 def _removals(rows: pl.DataFrame) -> list[int]:

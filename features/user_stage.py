@@ -12,6 +12,7 @@ import polars as pl
 
 from core.clock import UNSET, EventClock
 from core.compiled import compiled
+from core.frames import from_columns, from_matrix, pick
 from core.hashing import fingerprints
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, TICK, examples_schema
 from core.stage import Publication
@@ -132,7 +133,7 @@ class UserStage:
         own = self._advance(rows)
         if not own.index.size:
             return examples_schema(self.config.columns).to_frame()
-        events = own.frame if own.events.all() else own.frame.filter(pl.Series(own.events))
+        events = pick(own.frame, own.events)
         kept, counters = self._learn(events, own.clock_ms[own.events])  # bool [events], float32 [accepted, user columns]
         keep = np.ones(own.index.size, dtype=np.bool_)
         keep[own.events] = kept
@@ -141,7 +142,7 @@ class UserStage:
     def _advance(self, rows: pl.DataFrame) -> _Rows:
         kinds = rows["kind"].to_numpy()
         index = np.flatnonzero(kinds != ITEM)
-        frame = rows if index.size == rows.height else rows.filter(pl.Series(kinds != ITEM))
+        frame = pick(rows, kinds != ITEM)
         return _Rows(frame, index, kinds[index] == EVENT, self._clock(kinds[index], frame["ts_ms"].to_numpy()))
 
     def _clock(self, kinds: np.ndarray, ts_ms: np.ndarray) -> np.ndarray:
@@ -159,7 +160,7 @@ class UserStage:
         now_ms = self._advance_now(clock_ms, ts_ms)
         repeats = self._duplicates.mark(events["user_id"].to_list(), events["event_id"].to_list(), now_ms, before_ms, batch)
         kept = ~repeats
-        accepted = events if kept.all() else events.filter(pl.Series(kept))
+        accepted = pick(events, kept)
         versions = self.ordinal + 1 + np.flatnonzero(kept)
         self._count(ts_ms[kept], clock_ms[kept], events.height)
         ts_ms = effective_ms(ts_ms, clock_ms, self.config.future_seconds * MS)[kept]
@@ -207,7 +208,7 @@ class UserStage:
         return np.array([code_of(name, -1) for name in types], dtype=np.int64)
 
     def _examples(self, own: _Rows, keep: np.ndarray, counters: np.ndarray, offset: int) -> pl.DataFrame:
-        kept, index = (own.frame, own.index) if keep.all() else (own.frame.filter(pl.Series(keep)), own.index[keep])
+        kept, index = pick(own.frame, keep), own.index[keep]
         told = {
             "source": np.zeros(index.size, dtype=np.uint16),
             "offset": np.full(index.size, offset, dtype=np.int64),
@@ -221,7 +222,7 @@ class UserStage:
     def _user_columns(self, counters: np.ndarray, events: np.ndarray) -> pl.DataFrame:
         """The counters of the events as columns, nulls on ticks."""
         if events.all():
-            return pl.DataFrame(counters, schema=self.config.columns)
+            return from_matrix(self.config.columns, counters)
         rows = np.full(events.size, -1, dtype=np.int64)
         rows[events] = np.arange(counters.shape[0])
         at = pl.Series(rows).replace(-1, None)
@@ -236,7 +237,8 @@ class UserStage:
         if not users:
             return None
         recent = recent_fingerprints(words[:, _COUNTS + len(self.config.columns) :], words[:, _HELD])
-        history = pl.DataFrame(
+        history = from_columns(
+            USER_HISTORY,
             {
                 "id": users,
                 "version": words[:, _VERSION],
@@ -244,7 +246,6 @@ class UserStage:
                 "removed": np.zeros(len(recent), dtype=np.bool_),
                 "recent": recent,
             },
-            schema=USER_HISTORY,
         )
         return Publication({"user_history": history}, self.ordinal, self.clock.ms, np.empty(0, dtype=np.int64))
 

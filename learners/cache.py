@@ -222,11 +222,17 @@ def _column(table: str, rows: pl.DataFrame, name: str, dtype: pl.DataType | type
         raise FreshetError(f"{table}.{name} cannot be read as {dtype}: {error}") from error
 
 
+def _filled(column: pl.Series, null: float) -> np.ndarray:
+    """[n], with `null` where there is none. Not by polars: handing so few rows to its pool takes longer."""
+    dtype = column.clear().to_numpy().dtype
+    return np.array([null if value is None else value for value in column.to_list()], dtype) if column.null_count() else column.to_numpy()
+
+
 def _times(rows: pl.DataFrame, name: str, null: int) -> np.ndarray:
     """int64 [n]; a column that is not there is null."""
     if name not in rows.columns:
         return np.full(rows.height, null, dtype=np.int64)
-    return _column("item_popularity", rows, name, pl.Int64()).fill_null(null).to_numpy()
+    return _filled(_column("item_popularity", rows, name, pl.Int64()), null)
 
 
 def _matrix(table: str, rows: pl.DataFrame, name: str, inner: pl.DataType) -> np.ndarray:
@@ -264,8 +270,8 @@ def _user_vectors(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> P
 
 
 def _popularity(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
-    out["log2_popularity"] = _column("item_popularity", rows, "log2_popularity", pl.Float64()).fill_null(-np.inf).to_numpy()
-    out["first_ms"] = _column("item_popularity", rows, "first_ms", pl.Int64()).fill_null(MIN_MS).to_numpy()
+    out["log2_popularity"] = _filled(_column("item_popularity", rows, "log2_popularity", pl.Float64()), -np.inf)
+    out["first_ms"] = _filled(_column("item_popularity", rows, "first_ms", pl.Int64()), MIN_MS)
     out["start_ms"], out["end_ms"] = _times(rows, "start_ms", MIN_MS), _times(rows, "end_ms", MAX_MS)
     finite: np.ndarray = out["log2_popularity"] < np.inf
     return _narrow(rows), finite
@@ -273,7 +279,7 @@ def _popularity(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Par
 
 def _item_vectors(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
     vectors = _matrix("item_vectors", rows, "vector", pl.Float32()).T  # [w, n]
-    out["bias"] = _column("item_vectors", rows, "bias", pl.Float32()).fill_null(np.nan).to_numpy()
+    out["bias"] = _filled(_column("item_vectors", rows, "bias", pl.Float32()), np.nan)
     finite = np.isfinite(vectors).all(axis=0) & np.isfinite(out["bias"])
     vectors = np.where(finite, vectors, np.float32(0))
     out["inverse_norm"] = _inverse_norms(vectors)
@@ -291,13 +297,13 @@ def _inverse_norms(vectors: np.ndarray) -> np.ndarray:
 
 def _tokens(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
     tokens = _matrix("item_tokens", rows, "tokens", pl.Float64()).T  # [levels, n], NaN where null
-    out["codebook_version"] = _column("item_tokens", rows, "codebook_version", pl.Int64()).fill_null(-1).to_numpy()
+    out["codebook_version"] = _filled(_column("item_tokens", rows, "codebook_version", pl.Int64()), -1)
     return np.nan_to_num(tokens, nan=-1.0).astype(np.int32), np.logical_and.reduce(np.isfinite(tokens), axis=0)
 
 
 def _codebook(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
-    out["codebook_version"] = _column("codebook", rows, "codebook_version", pl.Int64()).fill_null(-1).to_numpy()
-    out["level"] = _column("codebook", rows, "level", pl.Int32()).fill_null(-1).to_numpy()
+    out["codebook_version"] = _filled(_column("codebook", rows, "codebook_version", pl.Int64()), -1)
+    out["level"] = _filled(_column("codebook", rows, "level", pl.Int32()), -1)
     cells = [raw or b"" for raw in _column("codebook", rows, "centroids", pl.Binary()).to_list()]
     _fill_cells(out["centroids"], cells)
     finite = [len(raw) % 4 == 0 and bool(np.isfinite(np.frombuffer(raw, dtype="<f4")).all()) for raw in cells]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from core.errors import SendError
+from core.frames import stack, with_source
 from core.position import HEADER, Range, Stamp, Upstream
 from core.schemas import encode
 from monitoring.metrics import Metrics
@@ -105,5 +106,4 @@ def merge(name: str, outputs: list[_Output]) -> tuple[Stamp, pl.DataFrame]:
         known = ranges.get(covered.upstream, covered)
         ranges[covered.upstream] = Range(covered.upstream, known.start, covered.end)
     place = {upstream: index for index, upstream in enumerate(ranges)}
-    frames = [rows.with_columns(pl.lit(place[covered.upstream], pl.UInt16).alias("source")) for covered, rows in outputs]
-    return Stamp(name, tuple(ranges.values())), pl.concat(frames)
+    return Stamp(name, tuple(ranges.values())), stack([with_source(rows, place[covered.upstream]) for covered, rows in outputs])

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from core.clock import EventClock
+from core.frames import pick, stack
 from core.hashing import partition_of
 from core.position import Range, Stamp, Upstream
 from core.schemas import BATCHES, EVENT, EXAMPLE_BASE, ITEM, TICK
@@ -54,17 +55,18 @@ class Packer:
     def pack(self, chunks: Mapping[Upstream, Chunk]) -> list[Packed]:
         """Records for one round of input; outputs that got no row stay silent and cover it with their next range."""
         sources = sorted(self.ends)
-        frames = [chunk.rows.with_columns(pl.lit(sources.index(s), pl.UInt16).alias("source")) for s, chunk in sorted(chunks.items())]
+        frames = [_sourced(chunk.rows, sources.index(source)) for source, chunk in sorted(chunks.items())]
         self.ends |= {source: chunk.end for source, chunk in chunks.items()}
-        rows = pl.concat([frame.select(BATCHES.names()) for frame in frames]) if frames else BATCHES.to_frame()
-        events, items = rows.filter(pl.col("kind") == EVENT), rows.filter(pl.col("kind") == ITEM)
+        rows = stack(frames) if frames else BATCHES.to_frame()
+        kinds = rows["kind"].to_numpy()
+        events, items = pick(rows, kinds == EVENT), pick(rows, kinds == ITEM)
         self.clock.advance(events["ts_ms"].to_numpy())
         return [*self._batches(events, items), *self._examples(items)]
 
     def _batches(self, events: pl.DataFrame, items: pl.DataFrame) -> list[Packed]:
         """The catalogue goes to every partition, ahead of this round's events; an event to its user's partition."""
         parts = self._by_user(events)
-        frames = [pl.concat([items, part]) if items.height else part for part in parts]
+        frames = [stack([items, part]) if items.height else part for part in parts]
         return [self._record(output, frame) for output, frame in zip(self.batches, frames, strict=True) if frame.height]
 
     def _by_user(self, events: pl.DataFrame) -> list[pl.DataFrame]:
@@ -73,7 +75,7 @@ class Packer:
             return [events]
         users = events["user_id"].to_list()
         partition = np.array([partition_of(user, count) for user in users], dtype=np.int64)
-        return [events.filter(pl.Series(partition == p)) for p in range(count)]
+        return [pick(events, partition == p) for p in range(count)]
 
     def _examples(self, items: pl.DataFrame) -> list[Packed]:
         return [self._record(self.examples, item_examples(items))] if items.height else []
@@ -89,6 +91,12 @@ class Packer:
         ranges = tuple(Range(source, written[source], self.ends[source]) for source in sorted(self.ends))
         written |= self.ends
         return Packed(output, Stamp(WRITER, ranges), rows)
+
+
+def _sourced(rows: pl.DataFrame, source: int) -> pl.DataFrame:
+    """Decoded rows as `batches` rows."""
+    index = pl.Series("source", [source], pl.UInt16).new_from_index(0, rows.height)
+    return pl.DataFrame([index if name == "source" else rows.get_column(name) for name in BATCHES])
 
 
 def item_examples(items: pl.DataFrame) -> pl.DataFrame:

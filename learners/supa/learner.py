@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from core.frames import from_columns
 from core.hashing import fingerprints
 from core.ids import IdMap
 from core.rows import Rows
@@ -108,7 +109,7 @@ class Nodes:
             "vector": self.vectors(rows),
             "bias": self.table.bias[rows, SERVED],
         }
-        changed = pl.DataFrame({name: columns[name] for name in self.schema()}, schema=self.schema())
+        changed = from_columns(self.schema(), columns)
         return pl.concat([changed, self._removals()]) if self.removed else changed
 
     def _removals(self) -> pl.DataFrame:

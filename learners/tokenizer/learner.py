@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from core.errors import SnapshotError
+from core.frames import from_columns
 from core.ids import IdMap
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
@@ -123,7 +124,8 @@ class TokenizerLearner:
         schema, items = item_tokens_schema(self.config.levels), self._items
         rows = np.flatnonzero(items.pending)
         items.pending[rows] = False
-        changed = pl.DataFrame(
+        changed = from_columns(
+            schema,
             {
                 "id": [self._ids.ids[row] for row in rows.tolist()],
                 "version": items.version[rows],
@@ -132,7 +134,6 @@ class TokenizerLearner:
                 "tokens": items.codes[rows],
                 "codebook_version": self._refresh.shelf.versions[items.book[rows]],
             },
-            schema=schema,
         )
         if not self._removed:
             return changed
