@@ -1,7 +1,7 @@
 """The live host of one stage partition: records in; rows, publications and checkpoints out.
 
-Knows Kafka's records, but neither Faust nor what the stage computes. Every call to the stage runs on one thread of its own, so
-that the event loop keeps its heartbeats and the stage never sees two calls at once.
+Knows Kafka's records, but neither Faust nor what the stage computes. The stage never sees two calls at once. Short ones run where
+they are made: a thread beside a busy event loop costs 2 ms a call, more than the work. Long ones run on a thread of the stage's own.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from streams.settings import Settings
 from streams.writer import Headers, Writer
 
 log = logging.getLogger(__name__)
+SHORT_BYTES = 32 << 10  # of input, compressed: about 500 events, 10 ms in the learner
 T = TypeVar("T")
 Observe = Callable[[Sequence[pl.DataFrame]], None]  # told the outputs of some records, to count what they show
 Observer = Callable[[Stage, Metrics], Observe]  # made once the stage is restored
@@ -55,13 +56,15 @@ class StageHost:
         self._observer, self._on_durable = observer, on_durable
         self.seen_seconds = time.time()  # Kafka timestamp of the last record applied
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-{self.partition}")
-        self._turn, self._publishing = asyncio.Lock(), asyncio.Lock()
+        self._turn, self._publishing, self._stage = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
+        self._unpublished_bytes = 0  # of the input since the last publication
         self._dirty = asyncio.Event()
         self._closed = False
         self._whole = True  # false while a record is applied whose output is not handed over yet
         self._previous: Path | None = None
         self._finishing: asyncio.Task[None] | None = None
-        self._checkpoint_at = time.monotonic() + s.checkpoint_seconds
+        # The golden ratio spreads the partitions: their checkpoints shall not meet.
+        self._checkpoint_at = time.monotonic() + s.checkpoint_seconds * (1 - self.partition * 0.618 % 1)
         self._checkpointed = 0
         self._publisher = asyncio.create_task(self._publish_when_dirty())
 
@@ -86,21 +89,16 @@ class StageHost:
             raise PositionLostError(f"{positions.own} starts at {first}, but {positions.next_offset} comes next; {REBUILD}")
         log.info("%s/%d goes on at offset %d", self.name, self.partition, positions.next_offset)
 
-    async def handle(self, records: Sequence[Callable[[], Record]]) -> bool:
-        """Apply consecutive records and hand over what comes of them. Decoding happens on the stage's thread too.
-
-        False where the host was closed before their turn came: whoever has the partition now reads them again.
-        """
+    async def handle(self, records: Sequence[Callable[[], Record]], size_bytes: int) -> None:
+        """Apply consecutive records, decoding them first, and hand over what comes of them."""
         async with self._turn:
-            if self._closed:
-                return False
             self._whole = False
-            for covered, rows in await self._run(self._apply, records):
+            self._unpublished_bytes += size_bytes
+            for covered, rows in await self._call(size_bytes, self._apply, records):
                 await self.outbox.add(covered, rows)
             self._whole = True
             self._dirty.set()
             await self._checkpoint_if_due()
-            return True
 
     async def look(self) -> None:
         """Called now and then: raises what a background task failed with, and checkpoints what an idle log left behind."""
@@ -116,7 +114,7 @@ class StageHost:
             await self.checkpoint()
 
     def _apply(self, records: Sequence[Callable[[], Record]]) -> list[tuple[Range, pl.DataFrame]]:
-        """On the stage's thread: the outputs, each with what it covers."""
+        """The outputs, each with what it covers."""
         found, positions = [record() for record in records], self.driver.positions
         skipped = positions.skipped_rows
         with self.metrics.timed_stage(self.name):
@@ -135,7 +133,8 @@ class StageHost:
             await asyncio.sleep(self.s.publish_ms / 1000)
 
     async def _publish(self) -> None:
-        for value, headers in await self._run(self._publication):
+        size_bytes, self._unpublished_bytes = self._unpublished_bytes, 0
+        for value, headers in await self._call(size_bytes, self._publication):
             await self.writer.post(self.s.parameters_topic, 0, value, headers)
 
     def _publication(self) -> list[tuple[bytes, Headers]]:
@@ -192,6 +191,11 @@ class StageHost:
             await self.checkpoint()
             if self._finishing:
                 await self._finishing
+
+    async def _call(self, size_bytes: int, function: Callable[..., T], *arguments: object) -> T:
+        """A call to the stage whose work grows with the input's size."""
+        async with self._stage:
+            return function(*arguments) if size_bytes < SHORT_BYTES else await self._run(function, *arguments)
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -18,6 +18,7 @@ from monitoring.metrics import Metrics
 from streams.writer import Writer
 
 MAX_ROWS = 8_192  # waiting; then `add` waits too
+SHORT_ROWS = 512  # encoded in less time than a thread would take to begin
 MAX_RECORD_BYTES = 4 << 20  # of a record, estimated; half of what the topic takes
 
 
@@ -82,6 +83,8 @@ class Outbox:
             self._sending = False
             self._changed.notify_all()
             await self._changed.wait_for(lambda: bool(self._waiting))
+        await asyncio.sleep(0)  # the other stages that are ready now come along
+        async with self._changed:
             size = count = 0
             while count < len(self._waiting) and (count == 0 or size < MAX_RECORD_BYTES):
                 size += int(self._waiting[count].rows.estimated_size())
@@ -89,11 +92,12 @@ class Outbox:
             taken, self._waiting = self._waiting[:count], self._waiting[count:]
             self._rows -= sum(output.rows.height for output in taken)
             self._sending = True
+            self._changed.notify_all()
             return taken
 
     async def _send(self, outputs: list[_Output]) -> None:
         stamp, rows = merge(self.name, outputs)
-        value = await asyncio.to_thread(encode, rows)
+        value = encode(rows) if rows.height < SHORT_ROWS else await asyncio.to_thread(encode, rows)
         self._metrics.batch(self.name, rows.height, len(value))
         await self._writer.send(self.topic, 0, value, [(HEADER, stamp.encode())])
         await self._writer.settle(self.topic, 0)

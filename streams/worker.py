@@ -28,6 +28,7 @@ from core.schemas import decode
 from core.stage import Stage
 from monitoring.metrics import Metrics
 from streams.host import Observer, StageHost, checkpoints_of
+from streams.inbox import Inbox
 from streams.ingest import stamp_of
 from streams.outbox import Outbox
 from streams.settings import Settings
@@ -79,12 +80,10 @@ class StageWorker:
         self.group = f"{s.namespace}{name}"
         self.writer = Writer(producer(s))
         self.outbox = Outbox(name, s.examples_topic, self.writer, metrics)
-        self._hosts: dict[int, asyncio.Task[StageHost]] = {}  # by partition; being restored, or ready
-        self._missing: dict[int, _Missing] = {}  # by partition
-        self._rebalances = 0
-        self._stopping = False
-        self._waiting: list[Any] = []  # Faust messages in front of the stages
-        self._changed = asyncio.Condition()
+        self.inbox = Inbox(BUFFERED_RECORDS)
+        self._serving: dict[int, asyncio.Task[None]] = {}  # by partition
+        self._hosts: dict[int, StageHost] = {}  # those that are restored
+        self._missing: dict[int, _Missing] = {}
         self._unacknowledged: dict[int, deque[Any]] = defaultdict(deque)
         self._upstreams: list[Upstream] = []
         self._first: dict[int, int] = {}
@@ -127,30 +126,23 @@ class StageWorker:
         await asyncio.to_thread(self._prepare)
         await self.writer.start()
         await self.app.start()
-        working = asyncio.create_task(self._work())
         watching: list[asyncio.Task[Any]] = [asyncio.create_task(c) for c in (self._watch(), self._measure_lag(), stop.wait())]
         try:
-            await asyncio.wait({self.failure, working, *watching}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({self.failure, *watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in watching:
                 task.cancel()
-            await self._stop(working)
+            await self._stop()
         if self.failure.done():
             self.failure.result()
 
-    async def _stop(self, working: "asyncio.Task[None]") -> None:
-        """The stages end between two records, each with a checkpoint; where something failed, without."""
+    async def _stop(self) -> None:
+        """The stages end between two records, each with a checkpoint; one that failed, without."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.writer.stop)
             stack.push_async_callback(self.outbox.close)
-            for partition in list(self._hosts):
-                stack.push_async_callback(self._close, partition)
-            stack.push_async_callback(self._stop_faust)
-            async with self._changed:
-                self._stopping = True
-                self._changed.notify_all()
-            await asyncio.wait({working, self.failure}, timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            working.cancel()
+            stack.push_async_callback(self._leave, set(self._serving))
+            await self._stop_faust()
 
     async def _stop_faust(self) -> None:
         try:
@@ -186,40 +178,39 @@ class StageWorker:
         return int(path.name[:20]) if path else None
 
     async def _consume(self, stream: Any) -> None:
-        """The agent: raw bytes come in, so that Faust has nothing to decode and nothing to fail on. Stages run in `_work`."""
+        """The agent: raw bytes come in, so that Faust has nothing to decode and nothing to fail on. Stages run in `_serve`."""
         async for event in stream.noack().events():
-            rebalances = self._rebalances
-            async with self._changed:
-                await self._changed.wait_for(lambda: len(self._waiting) < BUFFERED_RECORDS)
-                if rebalances == self._rebalances:  # else it comes again, after those that Faust had before it
-                    self._waiting.append(event.message)
-                    self._changed.notify_all()
+            await self.inbox.put(event.message)
 
-    async def _work(self) -> None:
-        """Whatever has arrived meanwhile goes to its stage in one piece: under load records are taken together."""
+    def _serve(self, partition: int) -> None:
+        self.inbox.open(partition)
+        serving = self._serving[partition] = asyncio.create_task(self._serve_until_closed(partition))
+        serving.add_done_callback(self._served)
+
+    async def _serve_until_closed(self, partition: int) -> None:
+        """A partition as long as it is ours: restore its stage, apply what comes, leave a checkpoint."""
+        host = await self._open(partition)
+        self._hosts[partition] = host
         try:
-            while True:
-                async with self._changed:
-                    await self._changed.wait_for(lambda: bool(self._waiting) or self._stopping)
-                    if self._stopping:
-                        return
-                    partition = self._waiting[0].partition
-                    messages = [m for m in self._waiting if m.partition == partition]
-                    self._waiting = [m for m in self._waiting if m.partition != partition]
-                    self._changed.notify_all()
-                await self._take(partition, messages)
-        except Exception as error:  # noqa: BLE001  # whatever it was, the process must end with it
+            while messages := await self.inbox.take(partition):
+                await self._take(host, messages)
+        finally:
+            del self._hosts[partition]
+            await host.close()
+
+    def _served(self, serving: "asyncio.Task[None]") -> None:
+        if not serving.cancelled() and (error := serving.exception()):
             self._fail(error)
 
-    async def _take(self, partition: int, messages: list[Any]) -> None:
-        host = await self._host(partition)
+    async def _take(self, host: StageHost, messages: list[Any]) -> None:
         if messages[0].offset > host.next_offset:
-            await self._reread(partition, host.next_offset)
-        elif await host.handle([_reader(m.offset, m.headers, m.value) for m in messages]):
-            host.seen_seconds = messages[-1].timestamp
-            for message in messages:
-                message.value = None  # acknowledged much later; its bytes are not needed
-            self._unacknowledged[partition].extend(messages)
+            await self._reread(host.partition, host.next_offset)
+            return
+        await host.handle([_reader(m.offset, m.headers, m.value) for m in messages], sum(len(m.value) for m in messages))
+        host.seen_seconds = messages[-1].timestamp
+        for message in messages:
+            message.value = None  # acknowledged much later; its bytes are not needed
+        self._unacknowledged[host.partition].extend(messages)
 
     async def _reread(self, partition: int, offset: int) -> None:
         """Messages that are under way while partitions change hands get lost in Faust. Position is ours: it shall go on from there.
@@ -248,11 +239,6 @@ class StageWorker:
         else:
             await self._seek(partition, missing.offset)
 
-    def _host(self, partition: int) -> "asyncio.Task[StageHost]":
-        if partition not in self._hosts:
-            self._hosts[partition] = asyncio.create_task(self._open(partition))
-        return self._hosts[partition]
-
     async def _open(self, partition: int) -> StageHost:
         upstream = self._upstreams[partition]
         stage = await asyncio.to_thread(self.factory, upstream)
@@ -266,16 +252,6 @@ class StageWorker:
         await host.restore(self._first[partition])
         return host
 
-    async def _close(self, partition: int) -> None:
-        opening = self._hosts.pop(partition, None)
-        if opening is not None:
-            await (await opening).close()
-
-    @property
-    def _ready(self) -> dict[int, StageHost]:
-        """The restored ones; raises what one could not be restored for."""
-        return {partition: opening.result() for partition, opening in self._hosts.items() if opening.done()}
-
     async def _acknowledge(self, partition: int, below: int) -> None:
         """Let Faust commit up to `below`: what no retained checkpoint needs."""
         waiting = self._unacknowledged[partition]
@@ -284,20 +260,21 @@ class StageWorker:
 
     async def _assigned(self, *arguments: Any, **_: Any) -> None:
         """Restore at once what Kafka gives us: the first record shall not wait for it. Arguments: the app, the partitions."""
-        for tp in arguments[1]:
-            self._host(tp.partition)
+        for partition in {tp.partition for tp in arguments[1]} - self._serving.keys():
+            self._serve(partition)
 
     async def _revoked(self, *arguments: Any, **_: Any) -> None:
         """Another worker takes these over: leave it a fresh checkpoint. Arguments: the app, the partitions."""
-        revoked: set[TP] = arguments[1]
-        self._rebalances += 1
-        self._waiting = [m for m in self._waiting if TP(m.topic, m.partition) not in revoked]
-        async with asyncio.TaskGroup() as closing:
-            for tp in revoked:
-                closing.create_task(self._close(tp.partition))
-        for tp in revoked:
-            self._unacknowledged.pop(tp.partition, None)
-            self._missing.pop(tp.partition, None)
+        await self._leave({tp.partition for tp in arguments[1]})
+
+    async def _leave(self, partitions: set[int]) -> None:
+        await self.inbox.close(partitions)
+        leaving = [self._serving.pop(partition) for partition in partitions if partition in self._serving]
+        if leaving:
+            await asyncio.wait(leaving)  # one that failed says so by itself
+        for partition in partitions:
+            self._unacknowledged.pop(partition, None)
+            self._missing.pop(partition, None)
 
     async def _watch(self) -> None:
         """Look twice a second for what failed in the background, Faust itself included."""
@@ -305,7 +282,7 @@ class StageWorker:
             try:
                 if self.app.crashed:
                     raise FreshetError(f"the Faust worker crashed: {self.app.crash_reason!r}")
-                for partition, host in self._ready.items():
+                for partition, host in list(self._hosts.items()):
                     await host.look()
                     await self._look_for_missing(partition, host)
             except Exception as error:  # noqa: BLE001  # whatever it was, the process must end with it
@@ -320,7 +297,7 @@ class StageWorker:
             except KafkaError as error:
                 log.warning("the lag is not known: %r", error)
                 ends = {}
-            for partition, host in self._ready.items():
+            for partition, host in list(self._hosts.items()):
                 if partition in ends:
                     behind = max(0, ends[partition] - host.next_offset)
                     self.metrics.lag(self.name, partition, behind, time.time() - host.seen_seconds if behind else 0.0)
@@ -330,7 +307,7 @@ class StageWorker:
         with admin(self.s) as cluster:
             return {u.partition: cluster.end_offset(u) for u in self._upstreams}
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         log.error("%s stops: %s", self.name, error, exc_info=error)
         if not self.failure.done():
             self.failure.set_exception(error)

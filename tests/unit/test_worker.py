@@ -22,14 +22,14 @@ from streams.worker import StageWorker
 class Host:
     """Stands for a restored stage at offset 5 that takes what it is given."""
 
+    partition = 0
     next_offset = 5
     seen_seconds = 0.0
     taken = 0
 
-    async def handle(self, records: Sequence[Callable[[], Record]]) -> bool:
+    async def handle(self, records: Sequence[Callable[[], Record]], size_bytes: int) -> None:
         self.taken += len(records)
         self.next_offset += len(records)
-        return True
 
 
 class Clock:
@@ -49,30 +49,28 @@ def test_what_faust_lost_is_read_again(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(module, "time", clock)
         s = load(bootstrap_servers="127.0.0.1:1", data_dir=tmp_path)
         worker = StageWorker(s, "features", s.batches_topic, cast(Any, None), Metrics(CollectorRegistry()), FeatureObserver)
-        opened: asyncio.Future[StageHost] = asyncio.get_running_loop().create_future()
-        opened.set_result(cast(StageHost, host))
-        worker._hosts[0] = cast(Any, opened)
+        stage = cast(StageHost, host)
 
         async def seek(partition: int, offset: int) -> None:
             sought.append(offset)
 
         monkeypatch.setattr(worker, "_seek", seek)
-        await worker._take(0, [_message(7), _message(8)])
-        await worker._take(0, [_message(9)])  # still from before the seek
+        await worker._take(stage, [_message(7), _message(8)])
+        await worker._take(stage, [_message(9)])  # still from before the seek
         assert sought == [5]
         assert host.taken == 0
-        await worker._look_for_missing(0, cast(StageHost, host))
+        await worker._look_for_missing(0, stage)
         assert sought == [5, 5]
-        await worker._take(0, [_message(5), _message(6)])
-        await worker._look_for_missing(0, cast(StageHost, host))
+        await worker._take(stage, [_message(5), _message(6)])
+        await worker._look_for_missing(0, stage)
         assert sought == [5, 5]
         assert host.next_offset == 7
         assert [m.offset for m in worker._unacknowledged[0]] == [5, 6]
 
-        await worker._take(0, [_message(8)])  # and now the log itself has a hole
+        await worker._take(stage, [_message(8)])  # and now the log itself has a hole
         clock.now += module.REREAD_SECONDS + 1
         with pytest.raises(GapError, match="offset 7 does not come"):
-            await worker._look_for_missing(0, cast(StageHost, host))
+            await worker._look_for_missing(0, stage)
         await worker.outbox.close()
 
     asyncio.run(scenario())
