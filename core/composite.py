@@ -11,6 +11,7 @@ import polars as pl
 from core.clock import MergedClock
 from core.frames import pick
 from core.schemas import EVENT, TICK
+from core.snapshot import Snapshot
 from core.stage import SEGMENT_ROWS, Examples, Learner, Publication
 
 
@@ -60,12 +61,11 @@ class CompositeStage:
             return None
         return Publication(tables, self.ordinal, self.clock.ms, sent_ms)
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
+    def snapshot(self, into: Snapshot) -> None:
         state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode()}
-        (directory / "composite.json").write_bytes(msgspec.json.encode(state))
+        into.write("composite.json", msgspec.json.encode(state))
         for part in self.parts:
-            (directory / part.name).mkdir()
-            part.snapshot(directory / part.name, previous / part.name if previous else None)
+            part.snapshot(into.within(part.name))
 
     def restore(self, directory: Path) -> None:
         state = msgspec.json.decode((directory / "composite.json").read_bytes())

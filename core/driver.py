@@ -8,6 +8,7 @@ import polars as pl
 from core.errors import PositionLostError
 from core.frames import stack
 from core.position import REBUILD, Positions, Record, Upstream
+from core.snapshot import Snapshot
 from core.stage import Stage
 
 _POSITIONS = "positions.json"
@@ -42,9 +43,9 @@ class StageDriver:
             self.stage.apply(stack(admitted) if alike else pl.concat(admitted, how="diagonal"), records[-1].offset)
         return []
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        (directory / _POSITIONS).write_bytes(self.positions.to_json())
-        self.stage.snapshot(directory, previous)
+    def snapshot(self, into: Snapshot) -> None:
+        into.write(_POSITIONS, self.positions.to_json())
+        self.stage.snapshot(into)
 
     def restore(self, directory: Path) -> None:
         """Take up a snapshot.

@@ -8,8 +8,10 @@ import msgspec
 import numpy as np
 
 from core.errors import SettingsError
+from core.snapshot import Snapshot
 from core.stage import SEGMENT_ROWS
 
+_FILE = "ids.msgpack"
 _RESERVE = 2 * SEGMENT_ROWS  # new ids that one segment of the log can bring: a user and an item a row
 
 
@@ -71,12 +73,12 @@ class IdMap:
         oldest = [id_ for id_, _ in zip(self._rows, range(wanted), strict=False)]
         return [(id_, self.remove(id_)) for id_ in oldest]
 
-    def snapshot(self, path: Path) -> None:
+    def snapshot(self, into: Snapshot) -> None:
         state = {"ids": list(self._rows), "rows": list(self._rows.values()), "free": self._free, "size": len(self.ids)}
-        path.write_bytes(msgspec.msgpack.encode(state))
+        into.write(_FILE, msgspec.msgpack.encode(state))
 
-    def restore(self, path: Path) -> None:
-        state = msgspec.msgpack.decode(path.read_bytes())
+    def restore(self, directory: Path) -> None:
+        state = msgspec.msgpack.decode((directory / _FILE).read_bytes())
         self._rows = dict(zip(state["ids"], state["rows"], strict=True))
         self._free, self.ids = state["free"], [None] * state["size"]
         for id_, row in self._rows.items():

@@ -1,13 +1,13 @@
 """Arrays with one row per id, saved in chunks of which only the changed ones are written."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import SnapshotError
+from core.snapshot import Snapshot
 
 CHUNK_BITS = 12
 CHUNK_ROWS = 1 << CHUNK_BITS
@@ -34,16 +34,14 @@ class Rows:
 
     def _chunk(self, index: int) -> bytes:
         span = slice(index * CHUNK_ROWS, (index + 1) * CHUNK_ROWS)
-        return b"".join(array[span].tobytes() for array in self.arrays.values())
+        return b"".join(array[span].reshape(-1).view(np.uint8).data for array in self.arrays.values())
 
-    def snapshot(self, directory: Path, previous: Path | None, used: int) -> None:
-        """Write the chunks that hold the first `used` rows; link those unchanged since `previous`."""
+    def snapshot(self, into: Snapshot, used: int) -> None:
+        """The chunks that hold the first `used` rows; those unchanged since the previous snapshot are linked."""
         for index in range((used + CHUNK_ROWS - 1) // CHUNK_ROWS):
             name = f"chunk-{index:06d}.bin"
-            if previous and not self.dirty[index] and (previous / name).exists():
-                os.link(previous / name, directory / name)
-            else:
-                (directory / name).write_bytes(self._chunk(index))
+            if self.dirty[index] or not into.link(name):
+                into.write(name, self._chunk(index))
         self.dirty[:] = False
 
     def restore(self, directory: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from core.snapshot import Snapshot
+
 SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
 
 
@@ -32,8 +34,8 @@ class Stage(Protocol):
     def publish(self) -> Publication | None:
         """Rows touched since the last call, None where there are none."""
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        """Write the whole state into the empty `directory`; files that did not change may be linked from `previous`."""
+    def snapshot(self, into: Snapshot) -> None:
+        """The whole state as of now; files that did not change since the previous snapshot may be linked."""
 
     def restore(self, directory: Path) -> None:
         """Take up the state that `snapshot` wrote; called once, before any `apply`."""
@@ -72,7 +74,7 @@ class Learner(Protocol):
     def touched(self) -> dict[str, pl.DataFrame]:
         """Tables of the rows changed since the last call (DELTA_BASE, then own columns)."""
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None: ...
+    def snapshot(self, into: Snapshot) -> None: ...
 
     def restore(self, directory: Path) -> None: ...
 

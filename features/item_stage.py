@@ -15,6 +15,7 @@ from core.frames import from_columns
 from core.ids import IdMap
 from core.rows import Rows
 from core.schemas import DELTA_BASE, ITEM
+from core.snapshot import Snapshot
 from core.stage import Examples
 from features.config import ItemConfig, check_identity
 from features.counters import MS, effective_ms, observe
@@ -31,7 +32,7 @@ ITEM_POPULARITY = pl.Schema(
 )
 CATALOGUE = -2  # in place of a type's code
 NONE_MS = 0  # a start or an end that is not given
-_STATE, _IDS, _ROWS = "items.json", "ids.bin", "rows"
+_STATE, _ROWS = "items.json", "rows"
 _TIMES = ("last_ms", "popular_ms", "first_ms", "start_ms", "end_ms", "version")
 
 
@@ -211,13 +212,12 @@ class ItemFeatures:
             },
         )
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
+    def snapshot(self, into: Snapshot) -> None:
         """The ids, the chunks of rows (linked where unchanged), and the rest as JSON."""
         state = {"identity": self.config.identity, "clock_ms": self._clock_ms, "touched": list(self._touched.items())}
-        (directory / _STATE).write_bytes(msgspec.json.encode(state))
-        self.ids.snapshot(directory / _IDS)
-        (directory / _ROWS).mkdir()
-        self.rows.snapshot(directory / _ROWS, previous / _ROWS if previous else None, len(self.ids.ids))
+        into.write(_STATE, msgspec.json.encode(state))
+        self.ids.snapshot(into)
+        self.rows.snapshot(into.within(_ROWS), len(self.ids.ids))
 
     def restore(self, directory: Path) -> None:
         """Take up a snapshot.
@@ -227,7 +227,7 @@ class ItemFeatures:
         """
         state = msgspec.json.decode((directory / _STATE).read_bytes())
         check_identity(state["identity"], self.config.identity)
-        self.ids.restore(directory / _IDS)
+        self.ids.restore(directory)
         if len(self.ids.ids) > self.config.capacity:
             raise SnapshotError(f"the checkpoint has {len(self.ids.ids)} item rows; raise `capacity` from {self.config.capacity}")
         self.rows.restore(directory / _ROWS)

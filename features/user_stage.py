@@ -15,6 +15,7 @@ from core.compiled import compiled
 from core.frames import from_columns, from_matrix, pick
 from core.hashing import fingerprints
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, TICK, examples_schema
+from core.snapshot import Snapshot
 from core.stage import Publication
 from features import duplicates
 from features.config import UserConfig, check_identity
@@ -249,10 +250,10 @@ class UserStage:
         )
         return Publication({"user_history": history}, self.ordinal, self.clock.ms, np.empty(0, dtype=np.int64))
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
+    def snapshot(self, into: Snapshot) -> None:
         """A RocksDB checkpoint, whose files are hard links to the working directory's, and the rest as JSON."""
         self._write_back()
-        self.store.checkpoint(directory / _STORE)
+        self.store.checkpoint(into.directory / _STORE)
         state = {
             "identity": self.config.identity,
             "clock": self.clock.to_json().decode(),
@@ -261,7 +262,7 @@ class UserStage:
             "outcomes": self.outcomes,
             "touched": list(self._touched),
         }
-        (directory / _STATE).write_bytes(msgspec.json.encode(state))
+        into.write(_STATE, msgspec.json.encode(state))
 
     def restore(self, directory: Path) -> None:
         """Take up a snapshot.

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from core.errors import SnapshotError
+from core.snapshot import Snapshot
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -74,8 +75,8 @@ class Checkpoints:
             return str(error)
         return f"wrong bytes in {', '.join(wrong)}" if wrong else None
 
-    def write(self, next_offset: int, snapshot: Callable[[Path, Path | None], None], previous: Path | None) -> "Pending":
-        """Step 1: let the stage write its files under a temporary name. Quick: nothing is synced yet.
+    def take(self, next_offset: int, snapshot: Callable[[Snapshot], None], previous: Path | None) -> "Pending":
+        """Step 1: let the stage say what it holds, for files under a temporary name. Quick: nothing is on disk yet.
 
         `previous` is the checkpoint that the stage's unchanged files may be linked from.
         """
@@ -85,23 +86,26 @@ class Checkpoints:
         temporary.mkdir()
         self._taken += 1
         full = self._taken % self.full_every == 0
-        snapshot(temporary, None if full else previous)
-        if full:
-            _unshare(temporary)
-        return Pending(temporary, final, next_offset)
+        files = Snapshot(temporary, None if full else previous)
+        snapshot(files)
+        return Pending(files, final, next_offset, full)
 
     def finish(self, pending: "Pending", previous: Path | None) -> Path:
-        """Steps 2-4, off the data path: sync and hash the files, write the manifest, rename, drop the oldest."""
+        """Steps 2-4, off the data path: write, sync and hash the files, write the manifest, rename, drop the oldest."""
+        temporary = pending.files.directory
         if pending.final.exists():
-            shutil.rmtree(pending.temporary)
+            shutil.rmtree(temporary)
             return pending.final
+        pending.files.flush()
+        if pending.full:
+            _unshare(temporary)
         known = read_manifest(previous).files if previous else {}
-        entries = {name: _entry(path, known.get(name)) for name, path in _files(pending.temporary)}
+        entries = {name: _entry(path, known.get(name)) for name, path in _files(temporary)}
         manifest = msgspec.json.encode(Manifest(FORMAT, pending.next_offset, entries))
-        _write_synced(pending.temporary / MANIFEST, manifest)
-        for directory in {path.parent for _, path in _files(pending.temporary)}:
+        _write_synced(temporary / MANIFEST, manifest)
+        for directory in {path.parent for _, path in _files(temporary)}:
             _sync(directory)
-        pending.temporary.rename(pending.final)
+        temporary.rename(pending.final)
         _sync(self.root)
         self._prune()
         return pending.final
@@ -117,11 +121,12 @@ class Checkpoints:
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """A checkpoint whose files are written, but neither synced nor named."""
+    """A checkpoint whose contents are taken, but not on disk."""
 
-    temporary: Path
+    files: Snapshot
     final: Path
     next_offset: int
+    full: bool  # shares no file with another one
 
 
 def read_manifest(path: Path) -> Manifest:

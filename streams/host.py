@@ -148,7 +148,7 @@ class StageHost:
     async def checkpoint(self) -> None:
         """Write a checkpoint; skipped while the last one is still being finished or where nothing is new.
 
-        Step 1. outputs flushed. Step 2. snapshot written. Step 3. manifest renamed. Step 4. input acknowledged.
+        Step 1. outputs flushed. Step 2. snapshot taken. Step 3. it is on disk. Step 4. input acknowledged.
         Between 1 and 2 nothing is published: a touched row is either acknowledged or in the state's future.
         """
         offset = self.next_offset
@@ -159,7 +159,7 @@ class StageHost:
             await self._publish()
             await self.outbox.flush()
             await self.writer.flush()  # Step 1.
-            pending = await self._run(self.checkpoints.write, offset, self.driver.snapshot, self._previous)  # Step 2.
+            pending = await self._run(self.checkpoints.take, offset, self.driver.snapshot, self._previous)  # Step 2.
         self._checkpointed, self._checkpoint_at = offset, time.monotonic() + self.s.checkpoint_seconds
         self._finishing = asyncio.create_task(self._finish(pending, started))
 

@@ -14,6 +14,7 @@ from core.hashing import fingerprints
 from core.ids import IdMap
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
+from core.snapshot import Snapshot
 from core.stage import Examples
 from learners.supa import kernel
 from learners.supa.config import SupaConfig
@@ -120,16 +121,15 @@ class Nodes:
         base = pl.DataFrame(gone, schema=DELTA_BASE, orient="row").filter(~pl.Series(back, dtype=pl.Boolean))
         return base.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in self.schema().items() if name not in DELTA_BASE)
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        directory.mkdir()
-        self.ids.snapshot(directory / "ids.msgpack")
-        self.rows.snapshot(directory, previous, len(self.ids.ids))
+    def snapshot(self, into: Snapshot) -> None:
+        self.ids.snapshot(into)
+        self.rows.snapshot(into, len(self.ids.ids))
         touched = np.flatnonzero(self.table.touched).tolist()
         state = {"extent": int(self.table.extent[0]), "touched": touched, "removed": self.removed}
-        (directory / "nodes.json").write_bytes(msgspec.json.encode(state))
+        into.write("nodes.json", msgspec.json.encode(state))
 
     def restore(self, directory: Path) -> None:
-        self.ids.restore(directory / "ids.msgpack")
+        self.ids.restore(directory)
         self.rows.restore(directory)
         state = msgspec.json.decode((directory / "nodes.json").read_bytes())
         self.table.extent[0], self.table.touched[state["touched"]] = state["extent"], True
@@ -212,10 +212,10 @@ class SupaLearner:
         """`user_vectors` (vector [h, c]) and `item_vectors` (vector [c, h], bias): rows whose served values changed."""
         return {"user_vectors": self.users.publish(), "item_vectors": self.items.publish()}
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        (directory / "supa.json").write_bytes(msgspec.json.encode({"nonfinite_updates": self.nonfinite_updates}))
-        self.users.snapshot(directory / "users", previous / "users" if previous else None)
-        self.items.snapshot(directory / "items", previous / "items" if previous else None)
+    def snapshot(self, into: Snapshot) -> None:
+        into.write("supa.json", msgspec.json.encode({"nonfinite_updates": self.nonfinite_updates}))
+        self.users.snapshot(into.within("users"))
+        self.items.snapshot(into.within("items"))
 
     def restore(self, directory: Path) -> None:
         self.nonfinite_updates = msgspec.json.decode((directory / "supa.json").read_bytes())["nonfinite_updates"]

@@ -13,6 +13,7 @@ from core.frames import from_columns
 from core.ids import IdMap
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
+from core.snapshot import Snapshot
 from core.stage import Examples
 from learners.tokenizer import kernel
 from learners.tokenizer.config import TokenizerConfig
@@ -180,7 +181,7 @@ class TokenizerLearner:
         """Items with codes."""
         return int(self._taken.counts[kernel.ITEMS_CODED])
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
+    def snapshot(self, into: Snapshot) -> None:
         state = {
             "shape": self.config.shape,
             "counts": self._taken.counts.tolist(),
@@ -188,10 +189,10 @@ class TokenizerLearner:
             "pending": np.flatnonzero(self._items.pending).tolist(),
             "removed": self._removed,
         }
-        (directory / "tokenizer.json").write_bytes(msgspec.json.encode(state))
-        self._ids.snapshot(directory / "ids.msgpack")
-        self._rows.snapshot(directory, previous, len(self._ids.ids))
-        self._refresh.snapshot(directory, previous)
+        into.write("tokenizer.json", msgspec.json.encode(state))
+        self._ids.snapshot(into)
+        self._rows.snapshot(into, len(self._ids.ids))
+        self._refresh.snapshot(into)
 
     def restore(self, directory: Path) -> None:
         """Take up a snapshot.
@@ -204,7 +205,7 @@ class TokenizerLearner:
             raise SnapshotError(
                 f"tokenizer: capacity, levels, words, dimensions, kept_codebooks were {state['shape']}, are {self.config.shape}"
             )
-        self._ids.restore(directory / "ids.msgpack")
+        self._ids.restore(directory)
         self._rows.restore(directory)
         self._taken.counts[:], self._taken.book_items[:] = state["counts"], state["book_items"]
         self._items.pending[state["pending"]] = True

@@ -1,7 +1,7 @@
 """When the codebook moves: the first build, and a refresh in slices that ends in new words; which codebooks are still referred to."""
 
 import hashlib
-import os
+import io
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ from core.hashing import fingerprints
 from core.ids import IdMap
 from core.rows import Rows
 from core.schemas import DELTA_BASE
+from core.snapshot import Snapshot
 from learners.tokenizer.codebook import Sums, centre, collect, empty_codebook, empty_sums, first_words, reseed, tabulate
 from learners.tokenizer.config import TokenizerConfig
 from learners.tokenizer.kernel import CODED, ITEMS_KNOWN, KNOWN, UNKNOWN, Codebook, Items, Rule, Taken, encode_all
@@ -74,16 +75,16 @@ class Shelf:
         parts = [level.astype("<f4").tobytes() for level in self.words[slot]]
         return [(f"{version}/{i}", version, event_ms, False, version, i, part) for i, part in enumerate(parts)]
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        """A codebook never changes, so that its file is linked from `previous` where it is there."""
+    def snapshot(self, into: Snapshot) -> None:
+        """A codebook never changes, so that its file is linked where the previous snapshot has it."""
         state = {"event_ms": self.event_ms.tolist(), "versions": self.versions.tolist(), "fresh": self._fresh, "retired": self._retired}
-        (directory / "shelf.json").write_bytes(msgspec.json.encode(state))
+        into.write("shelf.json", msgspec.json.encode(state))
         for slot, words in self.words.items():
             name = f"codebook-{self.versions[slot]}.npy"
-            if previous and (previous / name).exists():
-                os.link(previous / name, directory / name)
-            else:
-                np.save(directory / name, words)
+            if not into.link(name):
+                file = io.BytesIO()
+                np.save(file, words, allow_pickle=False)
+                into.write(name, file.getvalue())
 
     def restore(self, directory: Path) -> None:
         state = msgspec.json.decode((directory / "shelf.json").read_bytes())
@@ -239,11 +240,12 @@ class Refresh:
             return {}
         return {"queue": self._queue, "words": self._next.words, **self._sums._asdict()}
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        (directory / "refresh.json").write_bytes(msgspec.json.encode(self.progress))
-        with (directory / "refresh.npz").open("wb") as file:
-            np.savez(file, allow_pickle=False, **self._work())
-        self.shelf.snapshot(directory, previous)
+    def snapshot(self, into: Snapshot) -> None:
+        into.write("refresh.json", msgspec.json.encode(self.progress))
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **self._work())
+        into.write("refresh.npz", file.getvalue())
+        self.shelf.snapshot(into)
 
     def restore(self, directory: Path) -> None:
         self.progress = msgspec.json.decode((directory / "refresh.json").read_bytes(), type=Progress)

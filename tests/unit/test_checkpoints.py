@@ -7,28 +7,27 @@ from pathlib import Path
 import pytest
 
 from core.errors import SnapshotError
+from core.snapshot import Snapshot
 from streams.checkpoints import FORMAT, MANIFEST, Checkpoints, read_manifest
 
-Write = Callable[[Path, Path | None], None]
+Take = Callable[[Snapshot], None]
 
 
-def snapshot(files: Mapping[str, str]) -> Write:
-    """Writes these; links those that are the same in the previous checkpoint, as stages do."""
+def snapshot(files: Mapping[str, str]) -> Take:
+    """Takes these; links those that are the same in the previous checkpoint, as stages do."""
 
-    def write(directory: Path, previous: Path | None) -> None:
+    def take(into: Snapshot) -> None:
         for name, content in files.items():
-            path = directory / name
-            path.parent.mkdir(exist_ok=True)
-            if previous is not None and (previous / name).exists() and (previous / name).read_text() == content:
-                path.hardlink_to(previous / name)
-            else:
-                path.write_text(content)
+            (into.directory / name).parent.mkdir(exist_ok=True)
+            known = into.previous / name if into.previous else None
+            if not (known and known.exists() and known.read_text() == content and into.link(name)):
+                into.write(name, content.encode())
 
-    return write
+    return take
 
 
 def take(store: Checkpoints, offset: int, previous: Path | None = None, **files: str) -> Path:
-    return store.finish(store.write(offset, snapshot({"a": "same", "deep/b": "same too", **files}), previous), previous)
+    return store.finish(store.take(offset, snapshot({"a": "same", "deep/b": "same too", **files}), previous), previous)
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def test_named_by_position_and_described_by_the_manifest(store: Checkpoints) -> 
 
 def test_what_is_not_finished_is_not_there(store: Checkpoints) -> None:
     first = take(store, 1)
-    pending = store.write(2, snapshot({"a": "half"}), first)
+    pending = store.take(2, snapshot({"a": "half"}), first)
     assert store.directories() == [first]
     (store.root / "00000000000000000003-me").mkdir()  # a directory without a manifest
     assert store.newest() == first
@@ -64,12 +63,12 @@ def test_what_is_not_finished_is_not_there(store: Checkpoints) -> None:
 def test_a_failed_snapshot_leaves_no_trace_that_counts(store: Checkpoints) -> None:
     first = take(store, 1)
 
-    def fails(directory: Path, _: Path | None) -> None:
-        (directory / "a").write_text("half")
+    def fails(into: Snapshot) -> None:
+        (into.directory / "a").write_text("half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.write(2, fails, first)
+        store.take(2, fails, first)
     assert store.directories() == [first]
     second = take(store, 2, first, c="again")
     assert sorted(path.name for path in second.iterdir()) == ["a", "c", "deep", MANIFEST]
@@ -150,9 +149,9 @@ def test_a_full_copy_also_parts_files_linked_from_elsewhere(tmp_path: Path) -> N
     working = tmp_path / "000007.sst"
     working.write_text("rows")
     store = Checkpoints(tmp_path / "state", kept=10, full_every=2)
-    write: Write = lambda directory, _: (directory / "000007.sst").hardlink_to(working)  # noqa: E731  # one line says it
-    linked = store.finish(store.write(1, write, None), None)
-    full = store.finish(store.write(2, write, linked), linked)
+    take: Take = lambda into: (into.directory / "000007.sst").hardlink_to(working)  # noqa: E731  # one line says it
+    linked = store.finish(store.take(1, take, None), None)
+    full = store.finish(store.take(2, take, linked), linked)
     assert inode(linked, "000007.sst") == working.stat().st_ino
     assert full.joinpath("000007.sst").stat().st_nlink == 1
     assert full.joinpath("000007.sst").read_text() == "rows"

@@ -14,7 +14,9 @@ from core.driver import StageDriver
 from core.errors import GapError, PositionLostError
 from core.position import Range, Record, Stamp, Upstream
 from core.schemas import EVENT, EXAMPLE_BASE, ITEM, TICK
+from core.snapshot import Snapshot
 from core.stage import SEGMENT_ROWS, Examples, Learner
+from tests.snapshots import save
 
 ROWS = 900
 
@@ -47,10 +49,10 @@ class Recorder:
         self.changed = {}
         return {self.name: rows}
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        linked = [] if previous is None else ["previous"]
-        (directory / "seen").write_text("\n".join([*self.seen]))
-        (directory / "links").write_text(",".join(linked))
+    def snapshot(self, into: Snapshot) -> None:
+        linked = [] if into.previous is None else ["previous"]
+        into.write("seen", "\n".join(self.seen).encode())
+        into.write("links", ",".join(linked).encode())
 
     def restore(self, directory: Path) -> None:
         self.seen = (directory / "seen").read_text().split("\n")
@@ -131,7 +133,7 @@ def test_the_state_survives_a_restore_at_any_point(whole: CompositeStage, tmp_pa
         composite.apply(log()[at:stop], 0)
         directory = tmp_path / str(number)
         directory.mkdir()
-        composite.snapshot(directory, previous)
+        save(composite, directory, previous)
         restored, previous = stage(), directory
         restored.restore(directory)
         assert restored.digest() == composite.digest()
@@ -185,7 +187,7 @@ def test_a_driver_applies_each_record_once_across_restores(whole: CompositeStage
     for entry in records()[:6]:
         driver.apply(entry)
         driver.apply(entry)  # redelivered
-    driver.snapshot(tmp_path, None)
+    save(driver, tmp_path)
     restored = StageDriver(stage(), INPUT)
     restored.restore(tmp_path)
     with pytest.raises(GapError):
@@ -196,7 +198,7 @@ def test_a_driver_applies_each_record_once_across_restores(whole: CompositeStage
 
 
 def test_a_driver_refuses_a_checkpoint_of_another_topic(tmp_path: Path) -> None:
-    StageDriver(stage(), INPUT).snapshot(tmp_path, None)
+    save(StageDriver(stage(), INPUT), tmp_path)
     anew = StageDriver(stage(), Upstream(INPUT.topic, INPUT.partition, "id-new"))
     with pytest.raises(PositionLostError, match=r"id-a.*id-new"):
         anew.restore(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from core.errors import SettingsError
 from core.ids import IdMap
 from core.stage import SEGMENT_ROWS
+from tests.snapshots import save
 
 CAPACITY = 8 * SEGMENT_ROWS
 RESERVE = 2 * SEGMENT_ROWS
@@ -62,7 +63,7 @@ def check_same_ids(ids: IdMap, model: ListModel) -> None:
 
 
 def reopened(ids: IdMap, path: Path) -> IdMap:
-    ids.snapshot(path)
+    save(ids, path)
     other = IdMap(CAPACITY)
     other.restore(path)
     assert other.digest() == ids.digest()

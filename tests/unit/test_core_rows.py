@@ -7,6 +7,7 @@ import pytest
 
 from core.errors import SnapshotError
 from core.rows import CHUNK_ROWS, Rows
+from core.snapshot import Snapshot
 
 CAPACITY = 5 * CHUNK_ROWS + 10
 FIELDS = {"vector": ("float32", (3,)), "count": ("int64", ())}
@@ -22,7 +23,9 @@ def filled(seed: int, rows: np.ndarray, table: Rows) -> None:
 
 def snapshot(table: Rows, directory: Path, previous: Path | None, used: int = CAPACITY) -> Path:
     directory.mkdir()
-    table.snapshot(directory, previous, used)
+    into = Snapshot(directory, previous)
+    table.snapshot(into, used)
+    into.flush()
     return directory
 
 

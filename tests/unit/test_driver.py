@@ -8,7 +8,9 @@ import pytest
 from core.driver import StageDriver
 from core.errors import GapError, PositionLostError
 from core.position import Range, Record, Stamp, Upstream
+from core.snapshot import Snapshot
 from core.stage import Publication
+from tests.snapshots import save
 
 OWN = Upstream("examples", 0, "e")
 UPSTREAM = Upstream("batches", 0, "b")
@@ -30,8 +32,8 @@ class Notes:
     def publish(self) -> Publication | None:
         return None
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None:
-        (directory / "seen").write_text(",".join(map(str, self.seen)))
+    def snapshot(self, into: Snapshot) -> None:
+        into.write("seen", ",".join(map(str, self.seen)).encode())
 
     def restore(self, directory: Path) -> None:
         self.seen = [int(number) for number in (directory / "seen").read_text().split(",")]
@@ -99,7 +101,7 @@ def test_another_topic_of_the_same_name_is_an_error() -> None:
 def test_a_snapshot_goes_on_where_it_was_taken(tmp_path: Path) -> None:
     driver, restored = StageDriver(Notes(True), OWN), StageDriver(Notes(True), OWN)
     driver.apply_all(LOG[:3])
-    driver.snapshot(tmp_path, None)
+    save(driver, tmp_path)
     restored.restore(tmp_path)
     for each in (driver, restored):
         each.apply_all(LOG)

@@ -17,6 +17,7 @@ from core.schemas import EVENT, EXAMPLE_BASE, ITEM, TICK
 from core.stage import SEGMENT_ROWS, Examples
 from features.config import ItemConfig
 from features.item_stage import ITEM_POPULARITY, ItemFeatures
+from tests.snapshots import save
 
 T0 = 1_700_000_000_000
 CONFIG = ItemConfig(
@@ -227,9 +228,9 @@ def test_a_restored_part_goes_on_bit_for_bit(tmp_path, at):
     part.learn_many(learned)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    part.snapshot(tmp_path / "first", None)
+    save(part, tmp_path / "first")
     part.learn_many(Examples(frame([event(T0, "newest"), removal("newest")]), at, np.full(2, T0)))
-    part.snapshot(tmp_path / "second", tmp_path / "first")
+    save(part, tmp_path / "second", tmp_path / "first")
     again.restore(tmp_path / "second")
     assert again.digest() == part.digest()
     outputs = []
@@ -247,9 +248,9 @@ def test_unchanged_chunks_are_linked(tmp_path):
     part.learn_many(Examples(frame([event(T0, f"{n}") for n in range(5_000)]), 0, np.full(5_000, T0)))
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    part.snapshot(tmp_path / "first", None)
+    save(part, tmp_path / "first")
     part.learn_many(Examples(frame([event(T0, "4999")]), 5_000, np.full(1, T0)))
-    part.snapshot(tmp_path / "second", tmp_path / "first")
+    save(part, tmp_path / "second", tmp_path / "first")
     links = [path.stat().st_nlink for path in sorted((tmp_path / "second" / "rows").iterdir())]
     assert links == [2, 1]
 
@@ -292,7 +293,7 @@ def test_an_example_without_known_items_counts_nothing():
 def test_a_snapshot_of_other_settings_is_refused(tmp_path):
     part = ItemFeatures(replace(CONFIG, capacity=8_192))
     part.learn_many(Examples(frame([event(T0, f"{n}") for n in range(5_000)]), 0, np.full(5_000, T0)))
-    part.snapshot(tmp_path, None)
+    save(part, tmp_path)
     with pytest.raises(SnapshotError, match=r"`popularity_half_life_seconds` was 600, is 5\b.* rebuild"):
         ItemFeatures(replace(CONFIG, capacity=8_192, popularity_half_life_seconds=5)).restore(tmp_path)
     with pytest.raises(SnapshotError, match="raise `capacity`"):

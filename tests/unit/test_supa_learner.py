@@ -15,6 +15,7 @@ from core.errors import SettingsError
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM
 from core.stage import Examples
 from learners.supa import SupaConfig, SupaLearner
+from tests.snapshots import save
 
 START_MS = 1_700_000_000_000
 RELATIONS = (("engage", ("click", "like")), ("buy", ("purchase",)))
@@ -123,11 +124,11 @@ def test_a_restored_learner_goes_on_with_the_same_bytes(one: int, other: int, pu
         earlier.mkdir()
         later.mkdir()
         feed(stage, MIXED[:first])
-        stage.snapshot(earlier, None)
+        save(stage, earlier)
         if publish:
             learner.touched()
         feed(stage, MIXED[first:second])
-        stage.snapshot(later, earlier)
+        save(stage, later, earlier)
         back = SupaLearner(SMALL)
         resumed = CompositeStage([back], 1)
         resumed.restore(later)
@@ -146,7 +147,7 @@ def test_chunks_changed_by_negatives_alone_are_in_the_next_snapshot(tmp_path: Pa
     for name, rows in (("1", many), ("2", examples(("click", f"u{n % 10}", f"i{n % 50}") for n in range(200)))):
         feed(stage, rows)
         (tmp_path / name).mkdir()
-        stage.snapshot(tmp_path / name, tmp_path / "1" if name == "2" else None)
+        save(stage, tmp_path / name, tmp_path / "1" if name == "2" else None)
     resumed = CompositeStage([SupaLearner(config)], 1)
     resumed.restore(tmp_path / "2")
     assert resumed.digest() == stage.digest()

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from core.composite import CompositeStage
 from core.errors import SettingsError, SnapshotError
 from core.schemas import EVENT, ITEM
+from core.snapshot import Snapshot
 from core.stage import SEGMENT_ROWS, Examples
 from learners.tokenizer import TokenizerConfig, TokenizerLearner, codebook, kernel, refresh
 from learners.tokenizer.content import content_vector
+from tests.snapshots import save
 
 START_MS = 1_700_000_000_000
 BEHAVIOUR, CONTENT = 6, 8
@@ -43,7 +45,7 @@ class Vectors:
     def touched(self) -> dict[str, pl.DataFrame]:
         return {}
 
-    def snapshot(self, directory: Path, previous: Path | None) -> None: ...
+    def snapshot(self, into: Snapshot) -> None: ...
 
     def restore(self, directory: Path) -> None: ...
 
@@ -151,7 +153,7 @@ def test_a_snapshot_at_any_segment_goes_on_bitwise(tmp_path: Path) -> None:
         stage.apply(LOG[start : start + 150], 0)
         here = tmp_path / str(start)
         here.mkdir()
-        stage.snapshot(here, previous)
+        save(stage, here, previous)
         previous = here
         restored, learner = stage_of()
         restored.restore(here)
@@ -174,7 +176,7 @@ def test_a_snapshot_in_the_middle_of_each_phase_goes_on_bitwise(tmp_path: Path, 
             break
         stage.apply(rows[at : at + SEGMENT_ROWS], 0)
     assert learner._refresh.progress.phase == phase
-    stage.snapshot(tmp_path, None)
+    save(stage, tmp_path)
     restored, other = stage_of(config)
     restored.restore(tmp_path)
     for one in (stage, restored):
@@ -185,7 +187,7 @@ def test_a_snapshot_in_the_middle_of_each_phase_goes_on_bitwise(tmp_path: Path, 
 
 
 def test_a_snapshot_of_other_sizes_is_refused(tmp_path: Path) -> None:
-    WHOLE.snapshot(tmp_path, None)
+    save(WHOLE, tmp_path)
     with pytest.raises(SnapshotError, match="words"):
         TokenizerLearner(replace(CONFIG, words=5, min_items=24)).restore(tmp_path)
 

@@ -15,6 +15,7 @@ from core.hashing import fingerprint
 from core.schemas import BATCHES, EVENT, ITEM, TICK, examples_schema
 from features.config import UserConfig
 from features.user_stage import USER_HISTORY, UserStage
+from tests.snapshots import save
 
 T0 = 1_700_000_000_000
 CONFIG = UserConfig(
@@ -251,7 +252,7 @@ def test_a_restored_stage_goes_on_bit_for_bit(tmp_path, at):
     stage.publish()
     stage.apply(frame(rows[at // 2 : at]), 1)
     (tmp_path / "snapshot").mkdir()
-    stage.snapshot(tmp_path / "snapshot", None)
+    save(stage, tmp_path / "snapshot")
     digest, whole = stage.digest(), run(stage, [rows[at:]])
     stage.close()
     again = UserStage(CONFIG, tmp_path / "again")
@@ -316,7 +317,7 @@ def test_expired_state_leaves_the_disk(stage):
 def test_a_snapshot_of_other_settings_is_refused(tmp_path, stage, change):
     stage.apply(frame([event(T0, "a")]), 0)
     (tmp_path / "snapshot").mkdir()
-    stage.snapshot(tmp_path / "snapshot", None)
+    save(stage, tmp_path / "snapshot")
     other = UserStage(replace(CONFIG, **change), tmp_path / "other")
     with pytest.raises(SnapshotError, match=f"`{next(iter(change))}` was .* rebuild"):
         other.restore(tmp_path / "snapshot")
@@ -325,7 +326,7 @@ def test_a_snapshot_of_other_settings_is_refused(tmp_path, stage, change):
 
 def test_bounds_may_change_over_a_restore(tmp_path, stage):
     (tmp_path / "snapshot").mkdir()
-    stage.snapshot(tmp_path / "snapshot", None)
+    save(stage, tmp_path / "snapshot")
     other = UserStage(replace(CONFIG, late_seconds=5, hot_users=9, cache_bytes=2 << 20), tmp_path / "other")
     other.restore(tmp_path / "snapshot")
     other.close()
