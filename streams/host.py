@@ -49,11 +49,12 @@ class StageHost:
         metrics: Metrics,
         observer: Observer,
         on_durable: Callable[[int], Awaitable[None]],
+        publish_ms: int,
     ) -> None:
         self.s, self.name, self.driver, self.outbox, self.writer, self.metrics = s, name, driver, outbox, writer, metrics
         self.partition = driver.positions.own.partition
         self.checkpoints = checkpoints_of(s, name, self.partition)
-        self._observer, self._on_durable = observer, on_durable
+        self._observer, self._on_durable, self._publish_seconds = observer, on_durable, publish_ms / 1000
         self.seen_seconds = time.time()  # Kafka timestamp of the last record applied
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-{self.partition}")
         self._turn, self._publishing, self._stage = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
@@ -130,7 +131,7 @@ class StageHost:
             self._dirty.clear()
             async with self._publishing:
                 await self._publish()
-            await asyncio.sleep(self.s.publish_ms / 1000)
+            await asyncio.sleep(self._publish_seconds)
 
     async def _publish(self) -> None:
         size_bytes, self._unpublished_bytes = self._unpublished_bytes, 0

@@ -68,7 +68,7 @@ async def features(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
         def stage(upstream: Upstream) -> Stage:
             return pipeline.user_stage(s, upstream, directory / str(upstream.partition))
 
-        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, pipeline.FeatureObserver)
+        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, pipeline.FeatureObserver, s.history_publish_ms)
         await worker.run(stop)
 
 
@@ -82,7 +82,7 @@ async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     def stage(_: Upstream) -> Stage:
         return pipeline.learner_stage(s, partitions)
 
-    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, pipeline.LearnerObserver).run(stop)
+    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, pipeline.LearnerObserver, s.publish_ms).run(stop)
 
 
 async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:

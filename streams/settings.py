@@ -79,7 +79,8 @@ class Settings(BaseSettings):
     popularity_weight: float = Field(5.0, ge=0, description="Of log popularity beside the learned score in personal lists")
 
     # Running
-    publish_ms: int = Field(10, ge=0, description="Least time between two publications of a stage")
+    publish_ms: int = Field(10, ge=0, description="Least time between two publications of the learner")
+    history_publish_ms: int = Field(50, ge=0, description="The same of a feature stage: a user's last items, which lists leave out")
     checkpoint_seconds: float = Field(10.0, gt=0, description="Time between checkpoints of a stage")
     checkpoints_kept: int = Field(3, ge=1, description="Whole checkpoints kept; input stays readable from the oldest")
     full_checkpoint_every: int = Field(20, ge=1, description="Every n-th checkpoint shares no file with others")

@@ -75,8 +75,11 @@ class _Missing(NamedTuple):
 class StageWorker:
     """One process of the consumer group `<namespace><name>`: a stage for each partition that it is given."""
 
-    def __init__(self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, observer: Observer) -> None:
+    def __init__(
+        self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, observer: Observer, publish_ms: int
+    ) -> None:
         self.s, self.name, self.topic, self.factory, self.metrics, self.observer = s, name, topic, factory, metrics, observer
+        self._publish_ms = publish_ms
         self.group = f"{s.namespace}{name}"
         self.writer = Writer(producer(s))
         self.outbox = Outbox(name, s.examples_topic, self.writer, metrics)
@@ -247,7 +250,15 @@ class StageWorker:
             await self._acknowledge(partition, offset)
 
         host = StageHost(
-            self.s, self.name, StageDriver(stage, upstream), self.outbox, self.writer, self.metrics, self.observer, acknowledge
+            self.s,
+            self.name,
+            StageDriver(stage, upstream),
+            self.outbox,
+            self.writer,
+            self.metrics,
+            self.observer,
+            acknowledge,
+            self._publish_ms,
         )
         await host.restore(self._first[partition])
         return host

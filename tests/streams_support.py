@@ -39,7 +39,7 @@ def compute_features(s: Settings, work_dir: Path) -> None:
         return pipeline.user_stage(s, upstream, work_dir / str(upstream.partition))
 
     async def work(stop: asyncio.Event) -> None:
-        await StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics(), pipeline.FeatureObserver).run(stop)
+        await StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics(), pipeline.FeatureObserver, s.history_publish_ms).run(stop)
 
     try:
         asyncio.run(_until(work, lambda: live.checkpointed(s, pipeline.FEATURES, s.batches_topic) == ends))

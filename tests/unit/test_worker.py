@@ -48,7 +48,9 @@ def test_what_faust_lost_is_read_again(tmp_path: Path, monkeypatch: pytest.Monke
         clock, sought, host = Clock(), list[int](), Host()
         monkeypatch.setattr(module, "time", clock)
         s = load(bootstrap_servers="127.0.0.1:1", data_dir=tmp_path)
-        worker = StageWorker(s, "features", s.batches_topic, cast(Any, None), Metrics(CollectorRegistry()), FeatureObserver)
+        worker = StageWorker(
+            s, "features", s.batches_topic, cast(Any, None), Metrics(CollectorRegistry()), FeatureObserver, s.history_publish_ms
+        )
         stage = cast(StageHost, host)
 
         async def seek(partition: int, offset: int) -> None:
