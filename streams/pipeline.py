@@ -43,14 +43,17 @@ def user_stage(s: Settings, upstream: Upstream, work_dir: Path) -> Stage:
     return UserStage(user_config(s, upstream.partition), work_dir)
 
 
-def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
-    """Item features, then SUPA, then the tokenizer, which reads SUPA's item vectors."""
-    items = ItemConfig(
+def item_config(s: Settings) -> ItemConfig:
+    return ItemConfig(
         capacity=s.max_items,
         types=s.event_types,
         popularity_half_life_seconds=s.popularity_half_life_seconds,
         future_seconds=s.future_seconds,
     )
+
+
+def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
+    """Item features, then SUPA, then the tokenizer, which reads SUPA's item vectors."""
     supa = SupaConfig(
         dimensions=s.dimensions, max_users=s.max_users, max_items=s.max_items, negative_block_rows=s.negative_block_rows, seed=s.seed
     )
@@ -62,7 +65,7 @@ def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
         refresh_seconds=s.token_refresh_seconds,
         seed=s.seed,
     )
-    return CompositeStage([ItemFeatures(items), SupaLearner(supa), TokenizerLearner(tokenizer)], batches_partitions)
+    return CompositeStage([ItemFeatures(item_config(s)), SupaLearner(supa), TokenizerLearner(tokenizer)], batches_partitions)
 
 
 def cache(s: Settings) -> ParameterCache:

@@ -6,18 +6,21 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
 from core.composite import CompositeStage
-from core.schemas import EVENT, ITEM
+from core.schemas import EVENT, EXAMPLE_BASE, ITEM
+from features.item_stage import ItemFeatures
 from features.user_stage import UserStage
 from streams import bundled, pipeline
 from streams.broker import EmbeddedBroker
 from streams.replay import replay_topic
 from streams.settings import Settings
 from tests import live
+from tests.naive_items import NaiveItems, Recorder
 
 pytestmark = pytest.mark.kafka
 EVENTS, ITEMS, KILLS = 9_000, 400, 6
@@ -47,6 +50,7 @@ def test_killed_at_random_moments(broker: EmbeddedBroker, namespace: str, tmp_pa
     outputs = _features_equal_replay(s, tmp_path)
     _examples_equal_replay(s, outputs)
     _learner_equals_replay(s)
+    _item_columns_equal_a_naive_pass(s)
 
 
 def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tmp_path: Path) -> None:
@@ -68,6 +72,7 @@ def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tm
     outputs = _features_equal_replay(s, tmp_path)
     _examples_equal_replay(s, outputs)
     _learner_equals_replay(s)
+    _item_columns_equal_a_naive_pass(s)
 
 
 def _opened(processes: live.Processes, name: str) -> set[int]:
@@ -114,6 +119,28 @@ def _examples_equal_replay(s: Settings, outputs: dict[int, pl.DataFrame]) -> Non
     for partition, expected in outputs.items():
         written = [rows.filter(pl.col("upstream") == partition) for record, rows in taken if record.stamp.writer == pipeline.FEATURES]
         assert_frame_equal(pl.concat(written).drop("source"), expected.drop("source"), check_exact=True)
+
+
+def _item_columns_equal_a_naive_pass(s: Settings) -> None:
+    """Over the one log that several feature workers wrote: counters before each example, and popularity in the end."""
+    [examples] = live.upstreams(s, s.examples_topic)
+    config = pipeline.item_config(s)
+    items, recorder = ItemFeatures(config), Recorder()
+    replay_topic(s, examples, CompositeStage([items, recorder], s.batches_partitions))
+    naive = NaiveItems(config, s.batches_partitions)
+    rows = (
+        row
+        for _, rows in live.once(live.retained(s, examples), examples)
+        for row in rows.select(EXAMPLE_BASE.names()).iter_rows(named=True)
+    )
+    expected = [before for row in rows if (before := naive.learn(row)) is not None]
+    counts = np.concatenate(recorder.columns)
+    assert counts.shape == (EVENTS + ITEMS, naive.width)
+    assert counts.any()
+    np.testing.assert_allclose(counts, np.array(expected), rtol=1e-5, atol=1e-30)
+    known = sorted(naive.items)
+    scores = [naive.score(id_, naive.learned_ms) for id_ in known]
+    np.testing.assert_allclose(items.score("u", known), [np.nan if x is None else x for x in scores], rtol=1e-4, atol=1e-4)
 
 
 def _learner_equals_replay(s: Settings) -> None:
