@@ -28,6 +28,7 @@ class CompositeStage:
         self.clock = MergedClock(upstreams)
         self.ordinal = 0  # event and item rows learned
         self._sent_ms: list[np.ndarray] = []
+        self._turn = 0  # the part whose rows are published once more
 
     def apply(self, rows: pl.DataFrame, offset: int) -> None:
         """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
@@ -61,15 +62,22 @@ class CompositeStage:
             return None
         return Publication(tables, self.ordinal, self.clock.ms, sent_ms)
 
+    def touch_next(self, rows: int) -> bool:
+        """The parts take turns, a round of each."""
+        if self.parts[self._turn].touch_next(rows):
+            self._turn = (self._turn + 1) % len(self.parts)
+            return self._turn == 0
+        return False
+
     def snapshot(self, into: Snapshot) -> None:
-        state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode()}
+        state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode(), "turn": self._turn}
         into.write("composite.json", msgspec.json.encode(state))
         for part in self.parts:
             part.snapshot(into.within(part.name))
 
     def restore(self, directory: Path) -> None:
         state = msgspec.json.decode((directory / "composite.json").read_bytes())
-        self.ordinal, self.clock = state["ordinal"], MergedClock.from_json(state["clock"].encode())
+        self.ordinal, self.clock, self._turn = state["ordinal"], MergedClock.from_json(state["clock"].encode()), state["turn"]
         for part in self.parts:
             part.restore(directory / part.name)
 

@@ -34,6 +34,9 @@ class Stage(Protocol):
     def publish(self) -> Publication | None:
         """Rows touched since the last call, None where there are none."""
 
+    def touch_next(self, rows: int) -> bool:
+        """Count the next `rows` rows as touched, round and round; whether that ends a round. Changes nothing else."""
+
     def snapshot(self, into: Snapshot) -> None:
         """The whole state as of now; files that did not change since the previous snapshot may be linked."""
 
@@ -73,6 +76,9 @@ class Learner(Protocol):
 
     def touched(self) -> dict[str, pl.DataFrame]:
         """Tables of the rows changed since the last call (DELTA_BASE, then own columns)."""
+
+    def touch_next(self, rows: int) -> bool:
+        """As the stage's: `touched` shall tell these rows again, unchanged as they are."""
 
     def snapshot(self, into: Snapshot) -> None: ...
 

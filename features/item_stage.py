@@ -13,6 +13,7 @@ from core.compiled import compiled
 from core.errors import SnapshotError
 from core.frames import from_columns
 from core.ids import IdMap
+from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, ITEM
 from core.snapshot import Snapshot
@@ -117,6 +118,7 @@ class ItemFeatures:
         self.ids = IdMap(config.capacity)
         self.rows = Rows(config.capacity, fields)
         self._clock_ms = UNSET
+        self.rounds = Rounds()
         self._touched: dict[str, tuple[int, int] | None] = {}  # item -> version and event time of a removal, None while it has a row
 
     def learn_many(self, examples: Examples) -> None:
@@ -194,6 +196,14 @@ class ItemFeatures:
             popularity = pl.concat([popularity, pl.DataFrame(gone, schema=DELTA_BASE, orient="row")], how="diagonal")
         return {"item_popularity": popularity}
 
+    def touch_next(self, rows: int) -> bool:
+        """See `Learner.touch_next`."""
+        span, ended = self.rounds.take(rows, len(self.ids.ids))
+        for id_ in self.ids.ids[span]:
+            if id_ is not None:
+                self._touched.setdefault(id_, None)
+        return ended
+
     def _popularity(self, ids: list[str]) -> pl.DataFrame:
         rows = self.ids.lookup(ids)
         told = {name: self.rows[name][rows] for name in ("version", "last_ms", "count", "popular_ms", "first_ms", "start_ms", "end_ms")}
@@ -215,6 +225,7 @@ class ItemFeatures:
     def snapshot(self, into: Snapshot) -> None:
         """The ids, the chunks of rows (linked where unchanged), and the rest as JSON."""
         state = {"identity": self.config.identity, "clock_ms": self._clock_ms, "touched": list(self._touched.items())}
+        state["next_row"] = self.rounds.next_row
         into.write(_STATE, msgspec.json.encode(state))
         self.ids.snapshot(into)
         self.rows.snapshot(into.within(_ROWS), len(self.ids.ids))
@@ -231,7 +242,7 @@ class ItemFeatures:
         if len(self.ids.ids) > self.config.capacity:
             raise SnapshotError(f"the checkpoint has {len(self.ids.ids)} item rows; raise `capacity` from {self.config.capacity}")
         self.rows.restore(directory / _ROWS)
-        self._clock_ms = state["clock_ms"]
+        self._clock_ms, self.rounds.next_row = state["clock_ms"], state["next_row"]
         self._touched = {id_: tuple(removal) if removal else None for id_, removal in state["touched"]}
 
     def digest(self) -> str:

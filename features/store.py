@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import itertools
 import os
 import shutil
 import struct
@@ -150,6 +151,10 @@ class StateStore:
         """Keys and values in key order."""
         yield from self._families[family].items()
 
+    def keys(self, family: str, first: bytes) -> Iterator[bytes]:
+        """Keys in order, from `first` on."""
+        yield from self._families[family].keys(from_key=first)
+
     def checkpoint(self, directory: Path) -> None:
         """Flush, then hard links to the table files in `directory`, which must not exist."""
         rocksdict.Checkpoint(self._db).create_checkpoint(str(directory))
@@ -234,6 +239,11 @@ class ExpiringRows:
         if 0 < before_ms // self._ttl_ms < now_ms // self._ttl_ms:
             self._store.drop_below(self._family, _prefix(now_ms // self._ttl_ms - 1))
 
+    def walk(self, key: bytes, count: int) -> tuple[list[bytes], bytes]:
+        """The ids of at most `count` stored rows from `key` on, in key order, and the key to go on from; empty after the last row."""
+        found = list(itertools.islice(self._store.keys(self._family, key), count + 1))
+        return [stored[_PREFIX_BYTES:] for stored in found[:count]], found[count] if len(found) > count else b""
+
     def live(self, now_ms: int) -> Iterator[tuple[bytes, bytes]]:
         """Unexpired keys and values in key order."""
         for key, value in self._store.items(self._family):
@@ -248,6 +258,9 @@ def dense(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:
         return distinct, np.arange(len(keys))
     index_of = dict(zip(distinct, range(len(distinct)), strict=True))
     return distinct, np.fromiter(map(index_of.__getitem__, keys), dtype=np.int64, count=len(keys))
+
+
+_PREFIX_BYTES = 4
 
 
 def _prefix(generation: int) -> bytes:

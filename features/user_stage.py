@@ -116,6 +116,7 @@ class UserStage:
         self.outcomes = dict.fromkeys(OUTCOMES, 0)  # "late" and "future" ones are accepted too
         self._now_ms = 0
         self._touched: dict[str, None] = {}  # users in order of the first change since the last publication
+        self._next_key = b""  # of the store: the user to be published once more
         self._open(StateStore.empty(self._path, (USERS, duplicates.FAMILY), config.cache_bytes))
 
     def _open(self, store: StateStore) -> None:
@@ -232,7 +233,7 @@ class UserStage:
     def publish(self) -> Publication | None:
         """`user_history` of the users whose last items changed since the last call; `recent` holds 16-byte fingerprints, newest first."""
         words = self._users.read(list(self._touched), self._now_ms)  # int64 [users, words]
-        live = self._now_ms - words[:, USED] < self.config.user_ttl_seconds * MS
+        live = (self._now_ms - words[:, USED] < self.config.user_ttl_seconds * MS) & (words[:, _HELD] > 0)
         users, words = list(itertools.compress(self._touched, live.tolist())), words[live]
         self._touched = {}
         if not users:
@@ -250,6 +251,12 @@ class UserStage:
         )
         return Publication({"user_history": history}, self.ordinal, self.clock.ms, np.empty(0, dtype=np.int64))
 
+    def touch_next(self, rows: int) -> bool:
+        """See `Stage.touch_next`. In key order of the store; what is only in memory was used, and published, since the last checkpoint."""
+        users, self._next_key = self._users.table.walk(self._next_key, rows)
+        self._touched.update(dict.fromkeys(user.decode() for user in users))
+        return not self._next_key
+
     def snapshot(self, into: Snapshot) -> None:
         """A RocksDB checkpoint, whose files are hard links to the working directory's, and the rest as JSON."""
         self._write_back()
@@ -261,6 +268,7 @@ class UserStage:
             "ordinal": self.ordinal,
             "outcomes": self.outcomes,
             "touched": list(self._touched),
+            "next_key": self._next_key.hex(),
         }
         into.write(_STATE, msgspec.json.encode(state))
 
@@ -277,7 +285,7 @@ class UserStage:
         self._open(StateStore.from_checkpoint(directory / _STORE, self._path, families, self.config.cache_bytes))
         self.clock, self._now_ms = EventClock.from_json(state["clock"].encode()), state["now_ms"]
         self.ordinal, self.outcomes = state["ordinal"], state["outcomes"]
-        self._touched = dict.fromkeys(state["touched"])
+        self._touched, self._next_key = dict.fromkeys(state["touched"]), bytes.fromhex(state["next_key"])
 
     def _write_back(self) -> None:
         batch = self.store.batch()

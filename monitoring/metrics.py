@@ -90,7 +90,7 @@ class Metrics:
     """The metrics of one process, registered in `registry`. Methods may be called from any thread.
 
     Ingest: `decoded`, `dead_letter`. Stages: `judged`, `aged`, `batch`, `timed_stage`, `timed_publish`, `skipped`, `lag`,
-    `checkpointed`. Learner: `updated`. Serving: `visible`, `cached`, `refused`, `served`. Process: `restarted`.
+    `checkpointed`, `republished`. Learner: `updated`. Serving: `visible`, `cached`, `refused`, `served`. Process: `restarted`.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -176,9 +176,14 @@ class Metrics:
         each = ("stage", "partition")
         self.lag_records = self._gauge("lag_records", "End of the input partition less own position", *each)
         self.lag_seconds = self._gauge("lag_seconds", "Now less the Kafka timestamp of the last record applied", *each)
+        self.republish_round = self._gauge("republish_round_seconds", "How long the last round over all rows took", *each)
         self.checkpoint_seconds = self._histogram("checkpoint_seconds", "Time to make a checkpoint durable", CHECKPOINT_BUCKETS, *each)
         self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the newest checkpoint, linked files included", *each)
         self.checkpoint_timestamp = self._gauge("checkpoint_timestamp_seconds", "When the newest checkpoint was made", *each)
+
+    def republished(self, stage: str, partition: int, seconds: float) -> None:
+        """Every row of a stage partition was published once more."""
+        self.republish_round.labels(stage, partition).set(seconds)
 
     def lag(self, stage: str, partition: int, records: int, seconds: float) -> None:
         """How far a stage partition is behind its input."""

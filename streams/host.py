@@ -58,6 +58,7 @@ class StageHost:
         self.seen_seconds = time.time()  # Kafka timestamp of the last record applied
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-{self.partition}")
         self._turn, self._publishing, self._stage = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
+        self._republished_at = self._round_at = time.monotonic()
         self._unpublished_bytes = 0  # of the input since the last publication
         self._dirty = asyncio.Event()
         self._closed = False
@@ -106,6 +107,7 @@ class StageHost:
         for task in (self._publisher, self._finishing):
             if task is not None and task.done() and not task.cancelled() and (error := task.exception()):
                 raise error
+        self._dirty.set()  # an idle stage goes on publishing old rows
         if not self._turn.locked() and not self._closed:
             async with self._turn:
                 await self._checkpoint_if_due()
@@ -139,12 +141,23 @@ class StageHost:
             await self.writer.post(self.s.parameters_topic, 0, value, headers)
 
     def _publication(self) -> list[tuple[bytes, Headers]]:
+        self._touch_next()
         publication: Publication | None = self.driver.stage.publish()
         if publication is None:
             return []
         with self.metrics.timed_publish(self.name):
             own = self.driver.positions.own
             return to_records(publication, f"{self.name}/{self.partition}", own.topic_id)
+
+    def _touch_next(self) -> None:
+        """Old rows go out once more, a few each time: so `parameters` holds every row, however long ago it changed."""
+        now = time.monotonic()
+        rows = int((now - self._republished_at) * self.s.republish_rows_per_second)
+        if rows:
+            self._republished_at = now
+            if self.driver.stage.touch_next(rows):
+                self.metrics.republished(self.name, self.partition, now - self._round_at)
+                self._round_at = now
 
     async def checkpoint(self) -> None:
         """Write a checkpoint; skipped while the last one is still being finished or where nothing is new.

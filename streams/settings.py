@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     replication_factor: int = Field(1, ge=1, description="Of every topic that is made")
     events_retention_hours: float = Field(168, gt=0, description="`events` and dead letters")
     derived_retention_hours: float = Field(72, gt=0, description="`batches` and `examples`: how far back a replay can start")
-    parameters_retention_hours: float = Field(24, gt=0, description="`parameters`")
+    parameters_retention_hours: float = Field(6, gt=0, description="`parameters`: at least two rounds of republishing")
 
     # The contract
     event_types: tuple[str, ...] = Field(EVENT_TYPES, min_length=1, description="Accepted values of `type`")
@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     # Running
     publish_ms: int = Field(10, ge=0, description="Least time between two publications of the learner")
     history_publish_ms: int = Field(50, ge=0, description="The same of a feature stage: a user's last items, which lists leave out")
+    republish_rows_per_second: int = Field(100, ge=0, description="Rows that each stage publishes once more, round and round; 0: none")
     checkpoint_seconds: float = Field(10.0, gt=0, description="Time between checkpoints of a stage")
     checkpoints_kept: int = Field(3, ge=1, description="Whole checkpoints kept; input stays readable from the oldest")
     full_checkpoint_every: int = Field(20, ge=1, description="Every n-th checkpoint shares no file with others")

@@ -12,6 +12,7 @@ import polars as pl
 from core.frames import from_columns
 from core.hashing import fingerprints
 from core.ids import IdMap
+from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
 from core.snapshot import Snapshot
@@ -54,6 +55,7 @@ class Nodes:
         marks = {"extent": np.zeros(1, np.int64), "touched": np.zeros(capacity, np.bool_), "dirty": self.rows.dirty}
         self.table = Table(rings=rings, **own, **marks)
         self.removed: dict[str, tuple[int, int]] = {}  # id -> version, event_ms
+        self.rounds = Rounds()
 
     def admit(self, ids: list[str]) -> np.ndarray:
         """int32 [n]: a row for each id, its first vectors drawn where it is new."""
@@ -92,6 +94,12 @@ class Nodes:
         h = long + self.table.short[rows] if self.config.short_vector else long
         return np.concatenate([h, context] if self.side == kernel.USER else [context, h], axis=1)
 
+    def touch_next(self, rows: int) -> bool:
+        """See `Learner.touch_next`."""
+        span, ended = self.rounds.take(rows, len(self.ids.ids))
+        self.table.touched[span] |= self.table.alive[span]
+        return ended
+
     def schema(self) -> pl.Schema:
         """Of what `publish` returns."""
         vector = pl.Array(pl.Float32, 2 * self.config.dimensions)
@@ -125,7 +133,7 @@ class Nodes:
         self.ids.snapshot(into)
         self.rows.snapshot(into, len(self.ids.ids))
         touched = np.flatnonzero(self.table.touched).tolist()
-        state = {"extent": int(self.table.extent[0]), "touched": touched, "removed": self.removed}
+        state = {"extent": int(self.table.extent[0]), "touched": touched, "removed": self.removed, "next_row": self.rounds.next_row}
         into.write("nodes.json", msgspec.json.encode(state))
 
     def restore(self, directory: Path) -> None:
@@ -134,6 +142,7 @@ class Nodes:
         state = msgspec.json.decode((directory / "nodes.json").read_bytes())
         self.table.extent[0], self.table.touched[state["touched"]] = state["extent"], True
         self.removed = {id_: tuple(entry) for id_, entry in state["removed"].items()}
+        self.rounds.next_row = state["next_row"]
 
     def digest(self) -> str:
         return f"{self.ids.digest()} {self.rows.digest(np.arange(len(self.ids.ids)))} {int(self.table.extent[0])}"
@@ -161,6 +170,7 @@ class SupaLearner:
         self.users = Nodes(kernel.USER, config.max_users, config)
         self.items = Nodes(kernel.ITEM, config.max_items, config)
         self.updates = self.nonfinite_updates = 0
+        self._items_next = False  # whose rows are published once more
         self._rule, self._relation_of = config.rule(), config.relation_of()
 
     def learn_many(self, examples: Examples) -> None:
@@ -212,13 +222,23 @@ class SupaLearner:
         """`user_vectors` (vector [h, c]) and `item_vectors` (vector [c, h], bias): rows whose served values changed."""
         return {"user_vectors": self.users.publish(), "item_vectors": self.items.publish()}
 
+    def touch_next(self, rows: int) -> bool:
+        """A round of the users, then one of the items."""
+        nodes = self.items if self._items_next else self.users
+        if not nodes.touch_next(rows):
+            return False
+        self._items_next = not self._items_next
+        return not self._items_next
+
     def snapshot(self, into: Snapshot) -> None:
-        into.write("supa.json", msgspec.json.encode({"nonfinite_updates": self.nonfinite_updates}))
+        state = {"nonfinite_updates": self.nonfinite_updates, "items_next": self._items_next}
+        into.write("supa.json", msgspec.json.encode(state))
         self.users.snapshot(into.within("users"))
         self.items.snapshot(into.within("items"))
 
     def restore(self, directory: Path) -> None:
-        self.nonfinite_updates = msgspec.json.decode((directory / "supa.json").read_bytes())["nonfinite_updates"]
+        state = msgspec.json.decode((directory / "supa.json").read_bytes())
+        self.nonfinite_updates, self._items_next = state["nonfinite_updates"], state["items_next"]
         self.users.restore(directory / "users")
         self.items.restore(directory / "items")
 

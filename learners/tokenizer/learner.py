@@ -11,6 +11,7 @@ import polars as pl
 from core.errors import SnapshotError
 from core.frames import from_columns
 from core.ids import IdMap
+from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
 from core.snapshot import Snapshot
@@ -51,6 +52,7 @@ class TokenizerLearner:
         self._refresh = Refresh(config, self._ids, self._rows, self._items, self._taken, self._rule)
         self._removed: dict[str, tuple[int, int]] = {}  # ordinal and clock of the removal, not yet published
         self._types = frozenset(config.interaction_types)
+        self._rounds = Rounds()
 
     def learn_many(self, examples: Examples) -> None:
         """Move the vectors of the items in these rows, in order; encode those that moved far enough, and new ones at once."""
@@ -121,6 +123,14 @@ class TokenizerLearner:
         """`item_tokens`: one row per item whose codes, or their codebook, changed. `codebook`: one row per level of a new or gone one."""
         return {"item_tokens": self._touched_tokens(), "codebook": self._refresh.shelf.touched()}
 
+    def touch_next(self, rows: int) -> bool:
+        """See `Learner.touch_next`; the codebooks go with the first rows, for tokens refer to them."""
+        if self._rounds.next_row == 0:
+            self._refresh.shelf.touch()
+        span, ended = self._rounds.take(rows, len(self._ids.ids))
+        self._items.pending[span] |= self._items.status[span] == CODED
+        return ended
+
     def _touched_tokens(self) -> pl.DataFrame:
         schema, items = item_tokens_schema(self.config.levels), self._items
         rows = np.flatnonzero(items.pending)
@@ -188,6 +198,7 @@ class TokenizerLearner:
             "book_items": self._taken.book_items.tolist(),
             "pending": np.flatnonzero(self._items.pending).tolist(),
             "removed": self._removed,
+            "next_row": self._rounds.next_row,
         }
         into.write("tokenizer.json", msgspec.json.encode(state))
         self._ids.snapshot(into)
@@ -210,6 +221,7 @@ class TokenizerLearner:
         self._taken.counts[:], self._taken.book_items[:] = state["counts"], state["book_items"]
         self._items.pending[state["pending"]] = True
         self._removed = {id_: (ordinal, clock_ms) for id_, (ordinal, clock_ms) in state["removed"].items()}
+        self._rounds.next_row = state["next_row"]
         kernel.retake(np.flatnonzero(self._items.status == CODED), self._items, self.config.words, self._taken)
         self._refresh.restore(directory)
 

@@ -36,6 +36,7 @@ class Shelf:
         self.event_ms = np.zeros(slots, dtype=np.int64)
         self.words: dict[int, np.ndarray] = {}  # slot -> float32 [L, K, D]
         self._fresh: list[int] = []  # slots
+        self._again: list[int] = []  # slots that were published before
         self._retired: list[tuple[int, int, int]] = []  # version, ordinal and clock of its end
 
     def put(self, version: int, event_ms: int, words: np.ndarray) -> int:
@@ -62,12 +63,17 @@ class Shelf:
                 self.versions[slot] = _FREE
                 del self.words[slot]
 
+    def touch(self) -> None:
+        """Tell every codebook again at the next `touched`. Not state: a restart only tells them later."""
+        self._again = list(self.words)
+
     def touched(self) -> pl.DataFrame:
         """CODEBOOK rows, one per level of each codebook that is new or gone since the last call."""
-        rows = [row for slot in self._fresh for row in self._published(slot)]
+        again = (slot for slot in self._again if slot not in self._fresh and slot in self.words)
+        rows = [row for slot in (*self._fresh, *again) for row in self._published(slot)]
         for version, ordinal, clock_ms in self._retired:
             rows += [(f"{version}/{level}", ordinal, clock_ms, True, version, level, None) for level in range(self._levels)]
-        self._fresh, self._retired = [], []
+        self._fresh, self._retired, self._again = [], [], []
         return pl.DataFrame(rows, schema=CODEBOOK, orient="row")
 
     def _published(self, slot: int) -> list[tuple[object, ...]]:
