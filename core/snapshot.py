@@ -28,9 +28,12 @@ class Snapshot:
 
     def link(self, name: str) -> bool:
         """Take over a file that did not change; False where the previous snapshot has none of that name."""
-        if self.previous is None or not (self.previous / name).exists():
+        if self.previous is None:
             return False
-        os.link(self.previous / name, self.directory / name)
+        try:
+            os.link(self.previous / name, self.directory / name)
+        except FileNotFoundError:
+            return False
         return True
 
     def flush(self) -> None:

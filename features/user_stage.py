@@ -233,7 +233,7 @@ class UserStage:
     def publish(self) -> Publication | None:
         """`user_history` of the users whose last items changed since the last call; `recent` holds 16-byte fingerprints, newest first."""
         words = self._users.read(list(self._touched), self._now_ms)  # int64 [users, words]
-        live = (self._now_ms - words[:, USED] < self.config.user_ttl_seconds * MS) & (words[:, _HELD] > 0)
+        live = self._now_ms - words[:, USED] < self.config.user_ttl_seconds * MS
         users, words = list(itertools.compress(self._touched, live.tolist())), words[live]
         self._touched = {}
         if not users:
@@ -253,8 +253,10 @@ class UserStage:
 
     def touch_next(self, rows: int) -> bool:
         """See `Stage.touch_next`. In key order of the store; what is only in memory was used, and published, since the last checkpoint."""
-        users, self._next_key = self._users.table.walk(self._next_key, rows)
-        self._touched.update(dict.fromkeys(user.decode() for user in users))
+        ids, self._next_key = self._users.table.walk(self._next_key, rows)
+        users = [id_.decode() for id_ in ids]
+        remembers = self._users.read(users, self._now_ms)[:, _HELD] > 0
+        self._touched.update(dict.fromkeys(itertools.compress(users, remembers.tolist())))
         return not self._next_key
 
     def snapshot(self, into: Snapshot) -> None:

@@ -5,10 +5,12 @@
 Written under a temporary name, synced, renamed. Unchanged files are hard links to the previous checkpoint's.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from core.snapshot import Snapshot
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+ABANDONED_SECONDS = 3_600.0
 log = logging.getLogger(__name__)
 
 
@@ -45,6 +48,14 @@ class Checkpoints:
         self.owner = owner or str(os.getpid())
         self._taken = 0
         root.mkdir(parents=True, exist_ok=True)
+        self._remove_abandoned()
+
+    def _remove_abandoned(self) -> None:
+        """What processes that were killed had begun. A former owner may still be writing, so only what is old goes."""
+        for path in self.root.glob(".tmp-*"):
+            with contextlib.suppress(FileNotFoundError):  # another process removes it
+                if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(path)
 
     def directories(self) -> list[Path]:
         """Finished checkpoints, lowest position first."""
@@ -99,7 +110,7 @@ class Checkpoints:
         pending.files.flush()
         if pending.full:
             _unshare(temporary)
-        known = read_manifest(previous).files if previous else {}
+        known = read_manifest(previous).files if previous and (previous / MANIFEST).exists() else {}  # gone: its next owner pruned it
         entries = {name: _entry(path, known.get(name)) for name, path in _files(temporary)}
         manifest = msgspec.json.encode(Manifest(FORMAT, pending.next_offset, entries))
         _write_synced(temporary / MANIFEST, manifest)

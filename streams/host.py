@@ -62,7 +62,7 @@ class StageHost:
         self._unpublished_bytes = 0  # of the input since the last publication
         self._dirty = asyncio.Event()
         self._closed = False
-        self._whole = True  # false while a record is applied whose output is not handed over yet
+        self._whole = True  # false while a record is applied whose output is not handed over yet, and while a snapshot is taken
         self._previous: Path | None = None
         self._finishing: asyncio.Task[None] | None = None
         # The golden ratio spreads the partitions: their checkpoints shall not meet.
@@ -104,13 +104,17 @@ class StageHost:
 
     async def look(self) -> None:
         """Called now and then: raises what a background task failed with, and checkpoints what an idle log left behind."""
-        for task in (self._publisher, self._finishing):
-            if task is not None and task.done() and not task.cancelled() and (error := task.exception()):
-                raise error
+        self._check()
         self._dirty.set()  # an idle stage goes on publishing old rows
         if not self._turn.locked() and not self._closed:
             async with self._turn:
                 await self._checkpoint_if_due()
+
+    def _check(self) -> None:
+        """Raise what the last publication or checkpoint failed with."""
+        for task in (self._publisher, self._finishing):
+            if task is not None and task.done() and not task.cancelled() and (error := task.exception()):
+                raise error
 
     async def _checkpoint_if_due(self) -> None:
         if time.monotonic() >= self._checkpoint_at:
@@ -164,7 +168,9 @@ class StageHost:
 
         Step 1. outputs flushed. Step 2. snapshot taken. Step 3. it is on disk. Step 4. input acknowledged.
         Between 1 and 2 nothing is published: a touched row is either acknowledged or in the state's future.
+        After a failed publication or checkpoint there is no other: the stage no longer knows which rows and chunks that one left out.
         """
+        self._check()
         offset = self.next_offset
         if offset == self._checkpointed or (self._finishing and not self._finishing.done()):
             return
@@ -173,7 +179,9 @@ class StageHost:
             await self._publish()
             await self.outbox.flush()
             await self.writer.flush()  # Step 1.
+            self._whole = False
             pending = await self._run(self.checkpoints.take, offset, self.driver.snapshot, self._previous)  # Step 2.
+            self._whole = True
         self._checkpointed, self._checkpoint_at = offset, time.monotonic() + self.s.checkpoint_seconds
         self._finishing = asyncio.create_task(self._finish(pending, started))
 

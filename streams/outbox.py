@@ -35,7 +35,7 @@ class Outbox:
         self._waiting: list[_Output] = []
         self._rows = 0
         self._changed = asyncio.Condition()
-        self._sending = False
+        self._handed_over = self._acknowledged = 0  # outputs
         self._failure: BaseException | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -49,13 +49,15 @@ class Outbox:
             await self._changed.wait_for(lambda: self._rows < MAX_ROWS or self._failure is not None)
             self._check()
             self._waiting.append(_Output(covered, rows))
+            self._handed_over += 1
             self._rows += rows.height
             self._changed.notify_all()
 
     async def flush(self) -> None:
-        """Wait until all that was handed over is acknowledged."""
+        """Wait until all that was handed over so far is acknowledged."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._failure is not None or not (self._waiting or self._sending))
+            wanted = self._handed_over
+            await self._changed.wait_for(lambda: self._failure is not None or self._acknowledged >= wanted)
             self._check()
 
     async def close(self) -> None:
@@ -63,6 +65,9 @@ class Outbox:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        async with self._changed:
+            self._failure = self._failure or SendError("the process stops")
+            self._changed.notify_all()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -74,14 +79,12 @@ class Outbox:
                 await self._send(await self._take())
         except Exception as error:  # noqa: BLE001  # told to whoever adds or flushes next
             async with self._changed:
-                self._failure, self._sending = error, False
+                self._failure = error
                 self._changed.notify_all()
 
     async def _take(self) -> list[_Output]:
         """Everything that waits, up to the size of a record; at least one."""
         async with self._changed:
-            self._sending = False
-            self._changed.notify_all()
             await self._changed.wait_for(lambda: bool(self._waiting))
         await asyncio.sleep(0)  # the other stages that are ready now come along
         async with self._changed:
@@ -91,7 +94,6 @@ class Outbox:
                 count += 1
             taken, self._waiting = self._waiting[:count], self._waiting[count:]
             self._rows -= sum(output.rows.height for output in taken)
-            self._sending = True
             self._changed.notify_all()
             return taken
 
@@ -101,6 +103,9 @@ class Outbox:
         self._metrics.batch(self.name, rows.height, len(value))
         await self._writer.send(self.topic, 0, value, [(HEADER, stamp.encode())])
         await self._writer.settle(self.topic, 0)
+        async with self._changed:
+            self._acknowledged += len(outputs)
+            self._changed.notify_all()
 
 
 def merge(name: str, outputs: list[_Output]) -> tuple[Stamp, pl.DataFrame]:

@@ -169,10 +169,16 @@ def run(name: str, s: Settings) -> None:
 async def _until_told(process: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _stop_soon, loop, stop)
     if os.environ.get(SUPERVISED):
         threading.Thread(target=_stop_with_parent, args=(loop, stop), daemon=True, name="parent").start()
     await process(stop)
+
+
+def _stop_soon(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """In order where that is possible; without Kafka it may not be."""
+    stop.set()
+    loop.call_later(GRACE_SECONDS, os._exit, 1)
 
 
 def _stop_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

@@ -115,7 +115,10 @@ class Supervisor:
         while not self._stop.wait(0.2):
             for child in self.children.values():
                 restarts = child.restarts
-                line = child.look()
+                try:
+                    line = child.look()
+                except OSError as error:  # no memory, no processes left: the next look tries again
+                    line = f"{child.name} cannot be started: {error}"
                 if line:
                     self._tell(line)
                 if child.restarts > restarts:
@@ -124,7 +127,8 @@ class Supervisor:
     def stop(self) -> None:
         """Sources first, so that what was read is learned and served; then everything is gone."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         for child in self.children.values():
             child.end()
         deadline = time.monotonic() + STOP_SECONDS
@@ -170,19 +174,22 @@ def kept_running(broker: EmbeddedBroker, tell: Callable[[str], None], restarted:
 
 
 def _keep(broker: EmbeddedBroker, stop: threading.Event, tell: Callable[[str], None], restarted: Callable[[str], None]) -> None:
-    delay = FIRST_DELAY_SECONDS
+    delay, started_at = FIRST_DELAY_SECONDS, time.monotonic()
     while not stop.wait(0.2):
         if broker.alive:
             continue
+        if time.monotonic() - started_at > SETTLED_SECONDS:
+            delay = FIRST_DELAY_SECONDS
         tell(f"the broker died, starts again in {delay:g} s; its log: {broker.data_dir / 'broker.log'}")
         if stop.wait(delay):
             return
         delay = min(2 * delay, LONGEST_DELAY_SECONDS)
         try:
             broker.restart()
+            started_at = time.monotonic()
             restarted("broker")
-        except FreshetError as error:
-            tell(str(error))
+        except (FreshetError, OSError) as error:
+            tell(f"the broker cannot be started: {error}")
 
 
 def environment(s: Settings) -> dict[str, str]:

@@ -10,15 +10,14 @@ import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import Any, NamedTuple, cast
 
 import faust
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from kafka import TopicPartition
-from kafka.errors import KafkaError
 from mode import CrashingSupervisor
 
 from core.driver import StageDriver
@@ -41,9 +40,9 @@ StageFactory = Callable[[Upstream], Stage]
 FETCH_WAIT_MS = 20  # Faust waits 1500 ms: a partition left out of a fetch under way would see its rows that much later
 BUFFERED_RECORDS = 32  # in front of the agent; a record can hold megabytes
 FETCH_BYTES = 8 << 20
-STOP_SECONDS = 10.0
+STOP_SECONDS = 5.0  # each of: Faust, the last checkpoints, the producer
 LAG_SECONDS = 5.0
-REREAD_SECONDS = 20.0  # then what is missing is missing in the log
+REREAD_SECONDS = 60.0  # then what is missing is missing in the log
 
 
 class _Consumer(driver.AIOKafkaConsumerThread):
@@ -84,6 +83,7 @@ class StageWorker:
         self.writer = Writer(producer(s))
         self.outbox = Outbox(name, s.examples_topic, self.writer, metrics)
         self.inbox = Inbox(BUFFERED_RECORDS)
+        self._stopping = False
         self._serving: dict[int, asyncio.Task[None]] = {}  # by partition
         self._hosts: dict[int, StageHost] = {}  # those that are restored
         self._missing: dict[int, _Missing] = {}
@@ -133,25 +133,26 @@ class StageWorker:
         try:
             await asyncio.wait({self.failure, *watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            ended = [task for task in watching if task.done()]
             for task in watching:
                 task.cancel()
             await self._stop()
         if self.failure.done():
             self.failure.result()
+        for task in ended:
+            task.result()
 
     async def _stop(self) -> None:
         """The stages end between two records, each with a checkpoint; one that failed, without."""
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self.writer.stop)
-            stack.push_async_callback(self.outbox.close)
-            stack.push_async_callback(self._leave, set(self._serving))
-            await self._stop_faust()
+        self._stopping = True
+        for step in (self.app.stop, self._leave_all, self.outbox.close, self.writer.stop):
+            try:
+                await asyncio.wait_for(step(), STOP_SECONDS)
+            except TimeoutError:
+                log.warning("%s took longer than %.0f s; what has no checkpoint is read again", step.__qualname__, STOP_SECONDS)
 
-    async def _stop_faust(self) -> None:
-        try:
-            await asyncio.wait_for(self.app.stop(), STOP_SECONDS)
-        except TimeoutError:
-            log.warning("Faust did not stop within %.0f s; going on without it", STOP_SECONDS)
+    async def _leave_all(self) -> None:
+        await self._leave(set(self._serving))
 
     def _prepare(self) -> None:
         """Know the partitions, and see that the group does not stand behind our checkpoints."""
@@ -206,30 +207,32 @@ class StageWorker:
             self._fail(error)
 
     async def _take(self, host: StageHost, messages: list[Any]) -> None:
-        if messages[0].offset > host.next_offset:
-            await self._reread(host.partition, host.next_offset)
-            return
-        await host.handle([_reader(m.offset, m.headers, m.value) for m in messages], sum(len(m.value) for m in messages))
-        host.seen_seconds = messages[-1].timestamp
-        for message in messages:
+        ready = contiguous(messages, host.next_offset)
+        if ready:
+            await host.handle([_reader(m.offset, m.headers, m.value) for m in ready], sum(len(m.value) for m in ready))
+            host.seen_seconds = ready[-1].timestamp
+        for message in ready:
             message.value = None  # acknowledged much later; its bytes are not needed
-        self._unacknowledged[host.partition].extend(messages)
+        self._unacknowledged[host.partition].extend(ready)
+        if len(ready) < len(messages):
+            self._reread(host.partition, host.next_offset)
 
-    async def _reread(self, partition: int, offset: int) -> None:
+    def _reread(self, partition: int, offset: int) -> None:
         """Messages that are under way while partitions change hands get lost in Faust. Position is ours: it shall go on from there.
 
-        Those that it still delivers from before the seek are dropped here, but move Faust's own mark, so `_watch` seeks again until
-        `offset` came.
+        `_watch` seeks, again and again until `offset` came: what Faust still delivers from before a seek moves its own mark.
         """
         if partition not in self._missing:
             log.warning("%s/%d: Faust lost the messages from offset %d on; they are read again", self.name, partition, offset)
             self._missing[partition] = _Missing(offset, time.monotonic() + REREAD_SECONDS)
-            await self._seek(partition, offset)
 
     async def _seek(self, partition: int, offset: int) -> None:
         tp = TP(self.topic, partition)
-        if tp in self.app.consumer.assignment():
-            await self.app.consumer.seek_wait({tp: offset})
+        try:
+            if tp in self.app.consumer.assignment():
+                await self.app.consumer.seek_wait({tp: offset})
+        except IllegalStateError as error:  # it changes hands just now
+            log.info("%s cannot be sought: %s", tp, error)
 
     async def _look_for_missing(self, partition: int, host: StageHost) -> None:
         missing = self._missing.get(partition)
@@ -272,7 +275,8 @@ class StageWorker:
     async def _assigned(self, *arguments: Any, **_: Any) -> None:
         """Restore at once what Kafka gives us: the first record shall not wait for it. Arguments: the app, the partitions."""
         for partition in {tp.partition for tp in arguments[1]} - self._serving.keys():
-            self._serve(partition)
+            if not self._stopping:
+                self._serve(partition)
 
     async def _revoked(self, *arguments: Any, **_: Any) -> None:
         """Another worker takes these over: leave it a fresh checkpoint. Arguments: the app, the partitions."""
@@ -305,7 +309,7 @@ class StageWorker:
         while True:
             try:
                 ends = await asyncio.to_thread(self._ends)
-            except KafkaError as error:
+            except Exception as error:  # noqa: BLE001  # a figure is missing, no more
                 log.warning("the lag is not known: %r", error)
                 ends = {}
             for partition, host in list(self._hosts.items()):
@@ -322,6 +326,15 @@ class StageWorker:
         log.error("%s stops: %s", self.name, error, exc_info=error)
         if not self.failure.done():
             self.failure.set_exception(error)
+
+
+def contiguous(messages: list[Any], next_offset: int) -> list[Any]:
+    """The first messages that leave out none from `next_offset` on; what comes twice is no gap."""
+    for at, message in enumerate(messages):
+        if message.offset > next_offset:
+            return messages[:at]
+        next_offset = max(next_offset, message.offset + 1)
+    return messages
 
 
 def _reader(offset: int, headers: Any, value: bytes) -> Callable[[], Record]:

@@ -1,6 +1,7 @@
 """The one way to write a derived log: every replica has it, in order, and the first failure is the last send."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from core.errors import SendError
 from streams.settings import Settings
 from streams.topics import DERIVED_RECORD_BYTES, security
 
+log = logging.getLogger(__name__)
+STOP_SECONDS = 5.0
 MAX_POSTED = 32  # unacknowledged records without ranges
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -53,7 +56,11 @@ class Writer:
         await self._client.start()
 
     async def stop(self) -> None:
-        await self._client.stop()
+        """Release the client. A cluster that is away is not waited for: what it did not acknowledge is in the log that it came from."""
+        try:
+            await asyncio.wait_for(self._client.stop(), STOP_SECONDS)
+        except TimeoutError:
+            log.warning("Kafka acknowledged nothing for %.0f s; the next start goes on from the log", STOP_SECONDS)
 
     async def send(self, topic: str, partition: int, value: bytes | None, headers: Headers, key: bytes | None = None) -> None:
         """Hand over one record, once the one before it on this partition is acknowledged.
@@ -81,11 +88,17 @@ class Writer:
         self._posted.append(await self._hand_over(topic, partition, value, headers, None, None))
 
     async def flush(self) -> None:
-        """Wait until everything handed over is acknowledged."""
+        """Wait until everything handed over so far is acknowledged.
+
+        Raises:
+            SendError: a send failed, now or before.
+        """
+        self._check()
+        posted = list(self._posted)
         for topic, partition in list(self._open):
             await self.settle(topic, partition)
-        while self._posted:
-            await self._settle_posted(self._posted[0])
+        for future in posted:
+            await self._settle_posted(future)
 
     async def settle(self, topic: str, partition: int) -> None:
         """Wait until the last record of this partition is acknowledged."""
@@ -95,10 +108,10 @@ class Writer:
             if self._open.get((topic, partition)) is future:
                 del self._open[topic, partition]
 
-    async def _settle_posted(self, oldest: "asyncio.Future[Any]") -> None:
-        await self._confirm(oldest)
-        if self._posted and self._posted[0] is oldest:
-            self._posted.popleft()
+    async def _settle_posted(self, future: "asyncio.Future[Any]") -> None:
+        await self._confirm(future)
+        while self._posted and self._posted[0].done():
+            await self._confirm(self._posted.popleft())
 
     async def _hand_over(
         self, topic: str, partition: int | None, value: bytes | None, headers: Headers, key: bytes | None, timestamp_ms: int | None

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,11 +156,17 @@ def serve(
 
 
 def _run(name: str, s: Settings) -> None:
-    """One process; a failure ends it at once, since what hangs in a client's threads has no state worth waiting for."""
+    """One process; it ends at once where it ends, since what hangs in a client's threads has no state worth waiting for."""
     if not s.bootstrap_servers:
         raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or run everything with `freshet up`")
+    status = 0
     try:
         processes.run(name, s)
     except FreshetError as error:
         errors.print(f"freshet: {error}")
-        os._exit(1)
+        status = 1
+    except Exception:  # noqa: BLE001  # told whole: nobody foresaw it
+        errors.print_exception()
+        status = 1
+    sys.stdout.flush()
+    os._exit(status)

@@ -59,20 +59,35 @@ def test_what_faust_lost_is_read_again(tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr(worker, "_seek", seek)
         await worker._take(stage, [_message(7), _message(8)])
         await worker._take(stage, [_message(9)])  # still from before the seek
-        assert sought == [5]
         assert host.taken == 0
-        await worker._look_for_missing(0, stage)
-        assert sought == [5, 5]
+        for times in (1, 2):
+            await worker._look_for_missing(0, stage)
+            assert sought == [5] * times
         await worker._take(stage, [_message(5), _message(6)])
         await worker._look_for_missing(0, stage)
         assert sought == [5, 5]
         assert host.next_offset == 7
         assert [m.offset for m in worker._unacknowledged[0]] == [5, 6]
 
-        await worker._take(stage, [_message(8)])  # and now the log itself has a hole
+        await worker._take(stage, [_message(7), _message(9)])
+        assert host.next_offset == 8
+        await worker._look_for_missing(0, stage)
+        await worker._take(stage, [_message(8)])
+        await worker._look_for_missing(0, stage)
+        assert sought == [5, 5, 8]
+
+        await worker._take(stage, [_message(10)])  # and now the log itself has a hole
         clock.now += module.REREAD_SECONDS + 1
-        with pytest.raises(GapError, match="offset 7 does not come"):
+        with pytest.raises(GapError, match="offset 9 does not come"):
             await worker._look_for_missing(0, stage)
         await worker.outbox.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("offsets", "ready"),
+    [([5, 6], [5, 6]), ([3, 4, 5], [3, 4, 5]), ([5, 3, 4, 5, 6, 8], [5, 3, 4, 5, 6]), ([6, 5], []), ([4, 6], [4])],
+)
+def test_what_leaves_out_none(offsets: list[int], ready: list[int]) -> None:
+    assert [m.offset for m in module.contiguous([_message(offset) for offset in offsets], 5)] == ready
