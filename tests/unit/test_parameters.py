@@ -70,6 +70,28 @@ def test_writers_take_turns() -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_a_writer_and_its_predecessor_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner that was suspended past its session still sends when its successor does."""
+    monkeypatch.setattr(parameters, "PROCESS", "predecessor")
+    before = to_records(publication(1, 300), "learner/0", "a")
+    monkeypatch.setattr(parameters, "PROCESS", "successor")
+    after = to_records(publication(2, 300), "learner/0", "a")
+    mixed = [record for pair in zip(before, after, strict=False) for record in pair]
+    assert sorted(collected(mixed)) == [("learner/0", 1), ("learner/0", 2)]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_was_cut_off_is_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parameters, "MAX_OPEN", 2)
+    cut = [to_records(publication(1, 300), f"w{i}", "a") for i in range(3)]
+    assembler = Assembler()
+    for records in cut:
+        assembler.add(*records[0])
+    rest = [assembler.add(*record) for records in cut for record in records[1:]]
+    assert [whole[0].writer for whole in rest if whole] == ["w1", "w2"]
+
+
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("kept", [1, 2, 3])
 def test_one_that_a_crash_cut_off_gives_way_to_the_next(kept: int) -> None:
     cut, following = to_records(publication(1, 300), "w", "a")[:kept], to_records(publication(2, 300), "w", "a")
@@ -93,6 +115,14 @@ def test_a_part_that_is_missing_spoils_only_its_own() -> None:
 def test_a_part_sent_twice_counts_once() -> None:
     records = to_records(publication(1, 300), "w", "a")
     assert collected([*records[:2], *records[1:]]) == [("w", 1)]
+
+
+def test_bytes_that_cannot_be_read_are_refused() -> None:
+    [(value, headers)] = to_records(publication(4), "w", "a")
+    with pytest.raises(FreshetError, match="cannot be read"):
+        Assembler().add(value[:-1], headers)
+    with pytest.raises(FreshetError, match="cannot be read"):
+        Assembler().add(value, [(parameters.HEADER, b"[]")])
 
 
 def test_records_of_others_are_refused() -> None:
