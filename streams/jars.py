@@ -63,6 +63,12 @@ def locked() -> list[Jar]:
     return [Jar(**line) for line in json.loads(text)["jars"]]
 
 
+def cached() -> int:
+    """How many of the locked jars are in the local Maven repository."""
+    repository = _settings().repo_cache
+    return sum((repository / jar.path).exists() for jar in locked())
+
+
 def resolve(progress: Progress | None = None) -> list[Path]:
     """The locked jars on this machine, each verified; needs the network only for those that are missing.
 

@@ -87,6 +87,7 @@ async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
 
 async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:
     """The cache, kept up to date from `parameters`, behind HTTP."""
+    listening = bound(s.http_host, s.http_port, "http_port")
     await asyncio.to_thread(warm_up, s)
     cache = pipeline.cache(s)
     feed = ParameterFeed(s, cache, metrics)
@@ -100,7 +101,7 @@ async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: C
     app = create_app(cache, registry, feed.waiting, lifespan, metrics.served, feed.status)
     config = uvicorn.Config(app, s.http_host, s.http_port, log_level="warning", access_log=False, lifespan="on")
     http = _Server(config)
-    ended = asyncio.create_task(http.serve())
+    ended = asyncio.create_task(http.serve([listening]))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
     http.should_exit = True
@@ -162,6 +163,7 @@ def run(name: str, s: Settings) -> None:
     ProcessCollector(registry=registry)
     metrics = Metrics(registry)
     if s.metrics_port and name != "server":
+        bound(s.http_host, s.metrics_port, "metrics_port").close()
         start_http_server(s.metrics_port, s.http_host, registry)
     uvloop.run(_until_told(lambda stop: PROCESSES[name](s, metrics, stop, registry)))
 
@@ -189,6 +191,21 @@ def _stop_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> N
         loop.call_soon_threadsafe(stop.set)
     threading.Event().wait(GRACE_SECONDS)
     os._exit(1)
+
+
+def bound(host: str, port: int, setting: str) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        SettingsError: another process does.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        name = f"`{setting}` (FRESHET_{setting.upper()})"
+        raise SettingsError(
+            f"port {port} at {host} cannot be used ({error.strerror}): set {name} to another one, 0 for a free one"
+        ) from error
 
 
 def free_port(host: str = "127.0.0.1") -> int:

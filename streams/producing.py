@@ -73,29 +73,48 @@ def read_log(path: Path) -> Iterator[Message]:
     Raises:
         SettingsError: the file is missing or neither.
     """
+    return _rows(pl.read_parquet(path)) if path.suffix == ".parquet" and path.exists() else _from_ndjson(path, "user_id")
+
+
+def read_items(path: Path) -> Iterator[Message]:
+    """(key = item_id, value) of each line of an NDJSON catalogue.
+
+    Raises:
+        SettingsError: the file is missing or no NDJSON, or a line has no item_id: Kafka takes no entry without a key.
+    """
+    for number, (key, value) in enumerate(_from_ndjson(path, "item_id"), 1):
+        if not key:
+            raise SettingsError(f"{path}, line {number}, has no item_id, which is the key of a catalogue entry")
+        yield key, value
+
+
+def _from_ndjson(path: Path, key: str) -> Iterator[Message]:
     if not path.exists():
         raise SettingsError(f"there is no file {path}")
-    if path.suffix == ".parquet":
-        return _rows(pl.read_parquet(path))
-    if path.suffix in (".ndjson", ".jsonl", ".json"):
-        return _lines(path)
-    raise SettingsError(f"{path} is neither .parquet nor .ndjson")
+    if path.suffix not in (".ndjson", ".jsonl", ".json"):
+        raise SettingsError(f"{path} is neither .parquet (events only) nor .ndjson")
+    return _lines_of(path, key)
 
 
-def _lines(path: Path) -> Iterator[Message]:
+def _lines_of(path: Path, key: str) -> Iterator[Message]:
     with path.open("rb") as file:
-        for line in file:
-            if line.strip():
-                yield _key(line), line.rstrip(b"\r\n")
+        yield from lines(file, key)
 
 
-def _key(line: bytes) -> bytes | None:
-    """The user of a well-formed line; what is malformed goes to Kafka all the same, and from there to the dead letters."""
+def lines(file: Iterable[bytes], key: str) -> Iterator[Message]:
+    """(the field `key`, the line as it is) of each line that is not blank."""
+    for line in file:
+        if line.strip():
+            yield _key(line, key), line.rstrip(b"\r\n")
+
+
+def _key(line: bytes, field: str) -> bytes | None:
+    """What is malformed goes to Kafka all the same, without a key, and from there to the dead letters."""
     try:
-        user = msgspec.json.decode(line, type=dict[str, Any]).get("user_id")
+        id_ = msgspec.json.decode(line, type=dict[str, Any]).get(field)
     except msgspec.DecodeError:
         return None
-    return user.encode() if isinstance(user, str) else None
+    return id_.encode() if isinstance(id_, str) else None
 
 
 def _rows(log: pl.DataFrame) -> Iterator[Message]:

@@ -1,16 +1,18 @@
 """Every setting, in one file: `freshet.toml` in the working directory, overridden by `FRESHET_<NAME>` variables."""
 
 import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import SettingsError
 from core.schemas import EVENT_TYPES
 
 PREFIX = "FRESHET_"
+TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,240}")
 SUPERVISED = "FRESHET_SUPERVISED"  # no setting: set by a parent that holds a child's standard input; when that ends, so does the child
 
 
@@ -99,6 +101,17 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = (self.events_topic, self.items_topic, self.batches_topic)
+        if bad := [name for name in names if not TOPIC_NAME.fullmatch(name)]:
+            raise ValueError(f"`events_topic`, `items_topic` and `namespace` may have letters, digits, '.', '_' and '-', not {bad[0]!r}")
+        if self.events_topic == self.items_topic:
+            raise ValueError(f"`events_topic` and `items_topic` are the same topic: {self.events_topic!r}")
+        if "SASL" in self.security_protocol and not self.sasl_username:
+            raise ValueError(f"`security_protocol` is {self.security_protocol}, so `sasl_username` (FRESHET_SASL_USERNAME) must be set")
+        return self
+
     def derived(self, name: str) -> str:
         """The topic of a derived log in this namespace."""
         return self.namespace + name
@@ -136,10 +149,17 @@ def load(**overrides: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]  # names and values are checked by pydantic
     except ValidationError as error:
-        faults = "; ".join(f"{_name(e['loc'])}: {e['msg']} (got {e['input']!r})" for e in error.errors())
+        faults = "; ".join(map(_fault, error.errors()))
         raise SettingsError(f"settings (freshet.toml or environment): {faults}") from error
     except ValueError as error:
         raise SettingsError(f"freshet.toml or a FRESHET_ variable cannot be read: {error}") from error
+
+
+def _fault(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"there is no setting {'.'.join(map(str, error['loc']))!r}; docs/operators.md lists them all, at the top level of the file"
+    name = f"{_name(error['loc'])}: " if error["loc"] else ""
+    return f"{name}{error['msg'].removeprefix('Value error, ')}" + (f" (got {error['input']!r})" if error["loc"] else "")
 
 
 def _name(location: tuple[int | str, ...]) -> str:

@@ -22,6 +22,7 @@ STOP_SECONDS = 20.0
 # The processes are the parallelism: pools of threads inside each would only take turns on the same cores.
 ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 30.0
+NEEDS_HELP = 4  # exit status: another start would end the same way
 SETTLED_SECONDS = 60.0  # a child that lived this long starts again at the first delay
 
 
@@ -34,6 +35,7 @@ class Child:
         self._env = {**ONE_THREAD, **os.environ, **environment(s), SUPERVISED: "1", "FRESHET_METRICS_PORT": str(metrics_port)}
         self._env["FRESHET_WORKER_INSTANCE"] = s.worker_instance or name
         self.restarts = 0
+        self.needs_help = False
         self._delay = FIRST_DELAY_SECONDS
         self._start_at = 0.0
         self.process: subprocess.Popen[bytes] | None = None
@@ -54,6 +56,10 @@ class Child:
         code = self.process.poll()
         if code is None:
             return None
+        if code == NEEDS_HELP:
+            self.needs_help, self._start_at = True, float("inf")
+            self.release()
+            return f"{self.name} cannot go on by itself:\n{self.last_lines()}"
         if time.monotonic() - self._started_at > SETTLED_SECONDS:
             self._delay = FIRST_DELAY_SECONDS
         self._start_at, delay = time.monotonic() + self._delay, self._delay
@@ -135,12 +141,23 @@ class Supervisor:
         for child in self.children.values():
             child.wait(deadline)
 
+    def check_help(self) -> None:
+        """Raise where a child cannot go on by itself.
+
+        Raises:
+            FreshetError: with the last line of its log, which says what to do.
+        """
+        for child in self.children.values():
+            if child.needs_help:
+                raise FreshetError(f"{child.name} cannot go on by itself. {child.last_lines(1).removeprefix('freshet: ')}")
+
     def check(self) -> None:
-        """Raise where a child keeps dying.
+        """Raise where a child keeps dying, or cannot go on by itself.
 
         Raises:
             FreshetError: with the last lines of its log.
         """
+        self.check_help()
         for child in self.children.values():
             if child.restarts >= 3:
                 raise FreshetError(f"{child.name} died {child.restarts} times; its log {child.log_path} ends:\n{child.last_lines(8)}")

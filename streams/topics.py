@@ -2,22 +2,23 @@
 
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from kafka import KafkaAdminClient, TopicPartition
-from kafka.admin import NewTopic, OffsetSpec
+from kafka.admin import MemberToRemove, NewTopic, OffsetSpec
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    KafkaError,
     NoError,
     NotCoordinatorError,
     TopicAlreadyExistsError,
 )
 from kafka.structs import OffsetAndMetadata
 
-from core.errors import SettingsError
+from core.errors import FreshetError, SettingsError
 from core.hashing import PARTITION_HASH
 from core.position import Upstream
 from streams.dead_letters import topic_of
@@ -26,6 +27,7 @@ from streams.settings import Settings
 EVENT_RECORD_BYTES = 4 << 20  # a producer's largest record; the decoder's own bound is lower, so that it dead-letters
 DEAD_RECORD_BYTES = 5 << 20  # the same record with our headers
 DERIVED_RECORD_BYTES = 8 << 20
+CONNECT_MS = 10_000
 COORDINATOR_SECONDS = 20.0
 T = TypeVar("T")
 
@@ -66,8 +68,18 @@ def security(s: Settings) -> dict[str, Any]:
 
 @contextmanager
 def admin(s: Settings) -> Iterator["Admin"]:
-    """A connected administrator, closed at the end."""
-    client = KafkaAdminClient(**security(s), request_timeout_ms=15_000)
+    """A connected administrator, closed at the end.
+
+    Raises:
+        FreshetError: nobody answers there.
+    """
+    try:
+        client = KafkaAdminClient(**security(s), request_timeout_ms=15_000, bootstrap_timeout_ms=CONNECT_MS)
+    except (KafkaError, OSError, ValueError) as error:
+        raise FreshetError(
+            f"no Kafka answers at {s.bootstrap_servers} ({type(error).__name__}): check `bootstrap_servers` (FRESHET_BOOTSTRAP_SERVERS) "
+            "and the security settings; `freshet up` and `freshet broker` print their own address"
+        ) from error
     try:
         yield Admin(client)
     finally:
@@ -97,6 +109,14 @@ class Admin:
         except TopicAlreadyExistsError:  # another process was first
             return False
         return True
+
+    def remove(self, topics: Sequence[Topic], groups: Mapping[str, str]) -> None:
+        """Delete topics, as far as they are there, and consumer groups, each given with its one static member, which has ended."""
+        there = set(self.client.list_topics())
+        self.client.delete_topics([t.name for t in topics if t.name in there])
+        for group, instance in groups.items():
+            self.client.remove_group_members(group, [MemberToRemove(group_instance_id=instance)])
+            self.client.delete_groups([group])
 
     def upstreams(self, topic: str) -> list[Upstream]:
         """The partitions of a topic, with the topic's id.

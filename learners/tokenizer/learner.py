@@ -11,6 +11,7 @@ import polars as pl
 from core.errors import SnapshotError
 from core.frames import from_columns
 from core.ids import IdMap
+from core.position import REBUILD
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
@@ -214,7 +215,8 @@ class TokenizerLearner:
         state = msgspec.json.decode((directory / "tokenizer.json").read_bytes())
         if state["shape"] != self.config.shape:
             raise SnapshotError(
-                f"tokenizer: capacity, levels, words, dimensions, kept_codebooks were {state['shape']}, are {self.config.shape}"
+                f"tokenizer: capacity, levels, words, dimensions, kept_codebooks were {state['shape']}, are {self.config.shape}: "
+                f"set them back, or {REBUILD}"
             )
         self._ids.restore(directory)
         self._rows.restore(directory)

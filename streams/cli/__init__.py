@@ -2,8 +2,10 @@
 
 import logging
 import sys
+from typing import TextIO
 
 import typer
+from kafka.errors import KafkaError
 from rich.logging import RichHandler
 
 from core.errors import FreshetError
@@ -30,6 +32,18 @@ app.command()(replay.replay)
 app.command()(doctor.doctor)
 
 
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at that moment."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: TextIO) -> None:
+        """Not kept."""
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"freshet {version()}")
@@ -42,12 +56,17 @@ def root(
     show_version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
 ) -> None:
     """Freshet learns from live user events and serves what it learned within a second."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(name)s: %(message)s", datefmt="%X", handlers=[RichHandler(show_path=False)], force=True
-    )
+    if sys.stderr.isatty():
+        logging.basicConfig(
+            level=logging.INFO, format="%(name)s: %(message)s", datefmt="%X", handlers=[RichHandler(show_path=False)], force=True
+        )
+    else:  # a file: one line each, with the date
+        handlers = [_Stderr()]
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers, force=True)
     if not verbose:
-        for name in ("aiokafka", "kafka", "faust", "mode", "httpx", "jgo"):
+        for name in ("aiokafka", "faust", "mode", "httpx", "jgo"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # each failed attempt to connect; ours says it once
 
 
 def main() -> None:
@@ -56,6 +75,9 @@ def main() -> None:
         app()
     except FreshetError as error:
         errors.print(f"[bold red]freshet:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KafkaError as error:
+        errors.print(f"[bold red]freshet:[/] Kafka failed: {error}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

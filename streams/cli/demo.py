@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from core.errors import FreshetError
-from streams import bundled, topics
+from streams import bundled, pipeline, topics
 from streams.cli.common import cluster, console, errors, progress, settings
 from streams.cli.replay import as_event, judge_all, replay_locally
 from streams.cli.run import running
@@ -34,7 +34,7 @@ USERS = 3
 
 
 def demo(
-    events: Annotated[int, typer.Option(help="Events at most; 0 takes the whole bundled log.")] = 0,
+    events: Annotated[int, typer.Option(min=0, help="Events at most; 0 takes the whole bundled log.")] = 0,
     sample: Annotated[float, typer.Option(min=0, max=1, help="Share of clicks judged, by a hash of the position.")] = 0.05,
     bootstrap_servers: Annotated[str | None, typer.Option("--bootstrap-servers", "-b", help="Kafka to use instead.")] = None,
 ) -> None:
@@ -46,10 +46,15 @@ def demo(
     messages = messages[:events] if events else messages
     with terminable(), tempfile.TemporaryDirectory(prefix="freshet-demo-", ignore_cleanup_errors=True) as directory:
         s = settings(bootstrap_servers, Path(directory), http_port=0, metrics_port=0, broker_port=0)
-        if bootstrap_servers:
+        others_use_it = bool(s.bootstrap_servers)
+        if others_use_it:
             s = in_own_namespace(s)
         try:
-            with cluster(s) as s, running(s, dict.fromkeys(("ingest", "features", "learner", "server"), 0)) as (base, children):
+            with (
+                cluster(s) as s,
+                removed(s, others_use_it),
+                running(s, dict.fromkeys(("ingest", "features", "learner", "server"), 0)) as (base, children),
+            ):
                 show(Run(s, base, sample, children.check).play(items, messages))
         except BrokerUnavailable as error:
             errors.print(f"[yellow]{error}[/]")
@@ -61,6 +66,18 @@ def in_own_namespace(s: Settings) -> Settings:
     """On a cluster that others use: topics of our own."""
     prefix = f"freshet-demo-{int(time.time())}."
     return s.model_copy(update={"namespace": prefix, "events_topic": f"{prefix}events", "items_topic": f"{prefix}items"})
+
+
+@contextmanager
+def removed(s: Settings, others_use_it: bool) -> Iterator[None]:
+    """After the block nothing of the demo is on a cluster that others use; an embedded one goes whole."""
+    try:
+        yield
+    finally:
+        if others_use_it:
+            with topics.admin(s) as admin:
+                groups = (f"{s.namespace}{name}" for name in (pipeline.FEATURES, pipeline.LEARNER))
+                admin.remove(topics.table(s), {group: f"{group}-{group.removeprefix(s.namespace)}" for group in groups})
 
 
 def local_instead(s: Settings, items: Sequence[Message], messages: Sequence[Message], share: float) -> None:

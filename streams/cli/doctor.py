@@ -71,8 +71,7 @@ def embedded() -> Iterator[Finding]:
     try:
         java = find_java()
         yield Finding("java", str(java))
-        cached = sum(jar.path.exists() for jar in jars.locked())
-        yield Finding("kafka jars", f"{cached} of {len(jars.locked())} in the local cache; the rest is fetched at the first start")
+        yield Finding("kafka jars", f"{jars.cached()} of {len(jars.locked())} in the local cache; the rest is fetched at the first start")
     except FreshetError as error:
         yield Finding("embedded broker", "not available", str(error))
 
@@ -87,7 +86,7 @@ def cluster_findings(s: Settings, create: bool) -> Iterator[Finding]:
                 yield Finding("topics made", ", ".join(made) or "none was missing")
             for topic in topics.table(s):
                 yield topic_finding(admin, topic, s)
-    except (KafkaError, OSError) as error:
+    except (FreshetError, KafkaError, OSError) as error:
         advice = "check `bootstrap_servers`, `security_protocol` and the SASL/SSL settings (FRESHET_*), and that Kafka runs there"
         yield Finding("cluster", f"{s.bootstrap_servers}: {error}", advice)
 

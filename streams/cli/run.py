@@ -15,14 +15,14 @@ from urllib.request import urlopen
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
 
-from core.errors import FreshetError, SettingsError
+from core.errors import FreshetError, PositionLostError, SettingsError, SnapshotError
 from monitoring.metrics import Metrics
 from streams import processes
 from streams.broker import EmbeddedBroker
 from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, console, create_topics, errors, resolving, settings, tell
-from streams.processes import free_port
+from streams.processes import bound, free_port
 from streams.settings import Settings
-from streams.supervisor import Supervisor, supervised
+from streams.supervisor import NEEDS_HELP, Supervisor, supervised
 from streams.warm import warm_up
 
 READY_SECONDS = 90.0
@@ -37,20 +37,27 @@ def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace:
     ports = {name: free_port() for name in ("ingest", "features", "learner")}
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    with interrupts() as stop, cluster(s, metrics.restarted) as s, running(s, {**ports, "server": 0}, metrics.restarted) as (base, _):
+    with (
+        interrupts() as stop,
+        cluster(s, metrics.restarted) as s,
+        running(s, {**ports, "server": 0}, metrics.restarted) as (base, children),
+    ):
         start_http_server(own := free_port(), s.http_host, registry)
         console.print(f"server      {base}/v1/recommend/USER   {base}/docs")
         for name, port in {**ports, "up": own}.items():
             console.print(f"{name:<11} http://{s.http_host}:{port}/metrics")
         console.print(f"logs        {s.data_dir / 'logs'}")
         console.print(f"Ready. Send events: freshet produce --demo --bootstrap-servers {s.bootstrap_servers}   Ctrl-C stops all.")
-        stop.wait()
+        while not stop.wait(0.5):
+            children.check_help()
         console.print("stopping")
 
 
 @contextlib.contextmanager
 def running(s: Settings, names: dict[str, int], restarted: Callable[[str], None] = lambda name: None) -> Iterator[tuple[str, Supervisor]]:
     """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block."""
+    if s.http_port:
+        bound(s.http_host, s.http_port, "http_port").close()
     create_topics(s)
     with console.status("compiling kernels (the first time about a minute)"):
         warm_up(s)
@@ -164,7 +171,7 @@ def _run(name: str, s: Settings) -> None:
         processes.run(name, s)
     except FreshetError as error:
         errors.print(f"freshet: {error}")
-        status = 1
+        status = NEEDS_HELP if isinstance(error, SnapshotError | PositionLostError) else 1
     except Exception:  # noqa: BLE001  # told whole: nobody foresaw it
         errors.print_exception()
         status = 1

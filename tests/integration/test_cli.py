@@ -1,5 +1,7 @@
 """The command line: help with an example for each command, doctor's findings, errors in one sentence."""
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +74,43 @@ def test_doctor_names_the_settings_of_an_unreachable_cluster() -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert "bootstrap_servers" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", [["produce", "--demo"], ["ingest"], ["worker"], ["up"]])
+def test_no_kafka_there_is_one_sentence(command: list[str], tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "freshet", *command, "--bootstrap-servers", "127.0.0.1:1"]
+    env = {**os.environ, "FRESHET_DATA_DIR": str(tmp_path), "FRESHET_HTTP_PORT": "0"}
+    result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert result.returncode == 1
+    assert "no Kafka answers at 127.0.0.1:1" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = [sys.executable, "-m", "freshet", "serve", "--port", str(taken.getsockname()[1]), "-b", "127.0.0.1:1"]
+        result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "set `http_port` (FRESHET_HTTP_PORT)" in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.kafka
+def test_produce_sends_a_catalogue_keyed_by_item(
+    run: CliRunner, broker: EmbeddedBroker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FRESHET_EVENTS_TOPIC", f"{namespace}events")
+    monkeypatch.setenv("FRESHET_ITEMS_TOPIC", f"{namespace}items")
+    catalogue = tmp_path / "catalogue.ndjson"
+    catalogue.write_text('{"item_id": "v7", "title": "a"}\n\n{"item_id": "v8"}\n')
+    arguments = ["produce", "--items", str(catalogue), "-b", broker.bootstrap_servers, "--namespace", namespace]
+    assert run.invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    s = live.settings(broker.bootstrap_servers, namespace, tmp_path)
+    assert [live.end(s, upstream) for upstream in live.upstreams(s, s.items_topic)] == [2]  # Kafka refuses entries without a key
+    catalogue.write_text('{"item_id": "v7"}\n{"title": "nameless"}\n')
+    with pytest.raises(SettingsError, match="line 2, has no item_id"):
+        run.invoke(app, arguments, catch_exceptions=False)
 
 
 @pytest.mark.kafka

@@ -12,9 +12,11 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.cli import app
 from streams.jars import BrokerUnavailable
+from streams.settings import load
 
 pytestmark = pytest.mark.kafka
 
@@ -46,6 +48,16 @@ def test_demo_ends_with_its_tables(broker: EmbeddedBroker, tmp_path: Path) -> No
     assert demo.returncode == 0, output
     for text in ("events in", "4,000", "dead letters", "freshness", "hit-rate@20", "MRR@20", "list before", "list after", "freshet up"):
         assert text in output
+    assert _gone(tmp_path), _left(tmp_path)
+
+
+def test_nothing_is_left_on_a_cluster_of_others(broker: EmbeddedBroker, tmp_path: Path) -> None:
+    with _start(tmp_path, "--events", "500", "-b", broker.bootstrap_servers) as demo:
+        output, _ = demo.communicate(timeout=180)
+    assert demo.returncode == 0, output
+    with topics.admin(load(bootstrap_servers=broker.bootstrap_servers)) as admin:
+        assert [name for name in admin.client.list_topics() if name.startswith("freshet-demo-")] == []
+        assert [group for group in admin.client.list_groups() if "freshet-demo-" in str(group)] == []
     assert _gone(tmp_path), _left(tmp_path)
 
 

@@ -9,7 +9,7 @@ from core.errors import FreshetError
 from streams import supervisor as module
 from streams.processes import PROCESSES
 from streams.settings import load
-from streams.supervisor import COMMANDS, LONGEST_DELAY_SECONDS, SETTLED_SECONDS, Child, Supervisor
+from streams.supervisor import COMMANDS, LONGEST_DELAY_SECONDS, NEEDS_HELP, SETTLED_SECONDS, Child, Supervisor
 
 
 class Clock:
@@ -47,6 +47,23 @@ def _ended(child: Child) -> str | None:
 
 def _runs(child: Child) -> bool:
     return child.process is not None
+
+
+def test_one_that_needs_help_is_not_started_again(child: Child, clock: Clock, tmp_path: Path) -> None:
+    """Its state was made by other settings, say: each start would end the same way."""
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho freshet: set it back\nexit {NEEDS_HELP}\n")
+    supervisor = Supervisor(load(data_dir=tmp_path), {})
+    supervisor.children["ingest"] = child
+    supervisor.check_help()
+    child.start()
+    line = _ended(child)
+    assert line is not None
+    assert "set it back" in line
+    clock.now += 1_000
+    assert child.look() is None
+    assert not _runs(child)
+    with pytest.raises(FreshetError, match=r"ingest cannot go on by itself\. set it back"):
+        supervisor.check()
 
 
 def test_a_death_is_told_and_the_pause_doubles(child: Child, clock: Clock) -> None:
