@@ -33,7 +33,7 @@ class BrokerUnavailable(FreshetError):
     def __init__(self, reason: str) -> None:
         super().__init__(
             f"The embedded broker is not available, because {reason}: name another Kafka with `--bootstrap-servers` "
-            "(FRESHET_BOOTSTRAP_SERVERS), start the compose stack in docker/, or use `freshet replay --local`, which needs no broker."
+            "(FRESHET_BOOTSTRAP_SERVERS), such as one started with Docker Compose, or use `freshet replay --local`, which needs no broker."
         )
 
 

@@ -149,7 +149,7 @@ def test_damaged_receipts_cost_no_more_than_hashing(repository: Repository, tmp_
 
 def names_the_other_ways(error: BrokerUnavailable) -> bool:
     said = str(error)
-    ways = ("--bootstrap-servers", "FRESHET_BOOTSTRAP_SERVERS", "docker/", "freshet replay --local")
+    ways = ("--bootstrap-servers", "FRESHET_BOOTSTRAP_SERVERS", "Docker Compose", "freshet replay --local")
     return all(way in said for way in ways) and "\n" not in said and said.endswith(".")
 
 
