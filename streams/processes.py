@@ -101,6 +101,7 @@ async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: C
     app = create_app(cache, registry, feed.waiting, lifespan, metrics.served, feed.status)
     config = uvicorn.Config(app, s.http_host, s.http_port, log_level="warning", access_log=False, lifespan="on")
     http = _Server(config)
+    log.info("the server listens at http://%s:%d", *listening.getsockname()[:2])
     ended = asyncio.create_task(http.serve([listening]))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
