@@ -63,5 +63,5 @@ def _message(row: tuple[str, str, str, str, int, float | None], round_: int, spa
 
 
 def _settle(client: Client, rows: int) -> None:
-    while client.get("/v1/status")["versions"].get("learner/0", 0) < rows:
+    while client.learned() < rows:
         time.sleep(0.1)

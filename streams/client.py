@@ -40,5 +40,9 @@ class Client:
         query = urlencode([("k", str(k)), *(("link", link) for link in links or ())])
         return [item["item_id"] for item in self.get(f"/v1/recommend/{quote(user, safe='')}?{query}")["items"]]
 
+    def learned(self) -> int:
+        """Rows of the learner's input that the server shows."""
+        return int(self.get("/v1/status?freshness=false")["versions"].get("learner/0", 0))
+
     def close(self) -> None:
         self._connection.close()

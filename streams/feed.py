@@ -65,11 +65,12 @@ class ParameterFeed:
     def waiting(self) -> str | None:
         return self._state
 
-    def status(self, reset: bool = False) -> dict[str, object]:
-        """Versions per writer (rows of its input that are visible) and the freshness of the last events; `reset` forgets these."""
+    def status(self, reset: bool = False, freshness: bool = True) -> dict[str, object]:
+        """Versions per writer (rows of its input that are visible), and the `freshness` of the last events; `reset` forgets these."""
         if reset:
             self.freshness = FreshnessWindow()
-        return {"waiting": self._state, "versions": self.cache.versions, "freshness_ms": self.freshness.quantiles()}
+        told: dict[str, object] = {"waiting": self._state, "versions": self.cache.versions}
+        return {**told, "freshness_ms": self.freshness.quantiles()} if freshness else told
 
     def _run(self) -> None:
         asyncio.run(self._follow_for_ever())

@@ -27,6 +27,7 @@ from streams.settings import Settings
 from streams.writer import Headers, Writer
 
 log = logging.getLogger(__name__)
+REPUBLISH_SECONDS = 1.0  # a walk through the store begins with a seek: not with each publication
 SHORT_BYTES = 32 << 10  # of input, compressed: about 500 events, 10 ms in the learner
 T = TypeVar("T")
 Observe = Callable[[Sequence[pl.DataFrame]], None]  # told the outputs of some records, to count what they show
@@ -154,10 +155,10 @@ class StageHost:
             return to_records(publication, f"{self.name}/{self.partition}", own.topic_id)
 
     def _touch_next(self) -> None:
-        """Old rows go out once more, a few each time: so `parameters` holds every row, however long ago it changed."""
+        """Old rows go out once more, a slice a second: so `parameters` holds every row, however long ago it changed."""
         now = time.monotonic()
         rows = int((now - self._republished_at) * self.s.republish_rows_per_second)
-        if rows:
+        if rows and now - self._republished_at >= REPUBLISH_SECONDS:
             self._republished_at = now
             if self.driver.stage.touch_next(rows):
                 self.metrics.republished(self.name, self.partition, now - self._round_at)

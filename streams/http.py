@@ -68,13 +68,16 @@ class Problem(BaseModel):
 PROBLEMS: dict[int | str, dict[str, Any]] = {400: {"model": Problem}, 404: {"model": Problem}}
 
 
+Status = Callable[[bool, bool], dict[str, object]]  # reset, freshness
+
+
 def create_app(
     cache: ParameterCache,
     registry: CollectorRegistry | None,
     ready: Callable[[], str | None],
     lifespan: Lifespan | None = None,
     observe: Observe | None = None,
-    status: Callable[[bool], dict[str, object]] | None = None,
+    status: Status | None = None,
 ) -> FastAPI:
     """The app over a running cache.
 
@@ -144,11 +147,14 @@ def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
         return Response(encode(registry), headers={"content-type": content_type})
 
 
-def _add_status(app: FastAPI, status: Callable[[bool], dict[str, object]]) -> None:
+def _add_status(app: FastAPI, status: Status) -> None:
     @app.get("/v1/status")
-    async def answer(reset: bool = False) -> Response:
-        """How far the cache is, and how fresh: quantiles over the last events, or over those since a `reset`."""
-        return _json(status(reset))
+    async def answer(reset: bool = False, freshness: bool = True) -> Response:
+        """How far the cache is, and how fresh: quantiles over the last events, or over those since a `reset`.
+
+        Who asks often does without `freshness`: the quantiles take a millisecond.
+        """
+        return _json(status(reset, freshness))
 
 
 def _checked_id(id_: str, name: str) -> str:

@@ -170,7 +170,7 @@ class Run:
     def _wait(self, rows: int) -> int:
         """Until the server shows what this many rows taught; how many it shows."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while (visible := self._visible()) < rows:
+        while (visible := self.client.learned()) < rows:
             self._check()
             if time.monotonic() > deadline:
                 raise FreshetError(
@@ -178,9 +178,6 @@ class Run:
                 )
             time.sleep(POLL_SECONDS)
         return visible
-
-    def _visible(self) -> int:
-        return int(self.client.get("/v1/status")["versions"].get("learner/0", 0))
 
     def _dead(self) -> int:
         with topics.admin(self.s) as admin:

@@ -19,10 +19,6 @@ ITEMS, EVENTS = 50, 200
 NAMES = dict.fromkeys(("ingest", "features", "learner", "server"), 0)
 
 
-def _learned(client: Client) -> int:
-    return int(client.get("/v1/status")["versions"].get("learner/0", 0))
-
-
 def _send(s: Settings, topic: str, messages: list[Message]) -> None:
     sender = Sender(s)
     for message in messages:
@@ -45,10 +41,10 @@ def test_a_dead_broker_is_started_again(broker: EmbeddedBroker, tmp_path: Path) 
         client = Client(base)
         _send(s, s.items_topic, list(bundled.item_messages())[:ITEMS])
         _send(s, s.events_topic, events[:EVENTS])
-        live.wait(lambda: _learned(client) == ITEMS + EVENTS, "the first events to be served")
+        live.wait(lambda: client.learned() == ITEMS + EVENTS, "the first events to be served")
         _kill_java()
         live.wait(lambda: restarts == ["broker"], "the broker to be started again")
         assert client.recommend("u1")  # served from what the cache has
         _send(s, s.events_topic, events[EVENTS : 2 * EVENTS])
-        live.wait(lambda: _learned(client) == ITEMS + 2 * EVENTS, "the rest to be served")
+        live.wait(lambda: client.learned() == ITEMS + 2 * EVENTS, "the rest to be served")
         client.close()

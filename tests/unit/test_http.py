@@ -197,3 +197,16 @@ def test_the_schema_describes_the_answers(client: Client) -> None:
     item = client.get("/v1/items/plain").json()
     assert set(schemas["ItemAnswer"]["properties"]) == set(item)
     assert set(schemas["NeighbourAnswer"]["properties"]) == set(item["neighbours"][0])
+
+
+def test_status_says_what_was_asked_for() -> None:
+    asked: list[tuple[bool, bool]] = []
+
+    def status(reset: bool, freshness: bool) -> dict[str, object]:
+        asked.append((reset, freshness))
+        return {"versions": {"learner/0": 7}}
+
+    client = Client(create_app(ParameterCache(), None, lambda: None, status=status))
+    assert client.get("/v1/status").json() == {"versions": {"learner/0": 7}}
+    assert client.get("/v1/status?reset=true&freshness=false").status_code == 200
+    assert asked == [(False, True), (True, False)]
