@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+from core.errors import SnapshotError
+from core.position import REBUILD
 
 
 class Snapshot:
@@ -41,3 +45,16 @@ class Snapshot:
         while self._taken:
             path, contents = self._taken.pop()
             path.write_bytes(contents)
+
+
+def check_identity(stored: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse state that was made under other settings.
+
+    Raises:
+        SnapshotError: names every setting that differs, and the way out.
+    """
+    changed = [
+        f"`{name}` was {stored.get(name)}, is {ours.get(name)}" for name in sorted({*stored, *ours}) if stored.get(name) != ours.get(name)
+    ]
+    if changed:
+        raise SnapshotError(f"the checkpoint was made by other settings: {'; '.join(changed)}. Set them back, or {REBUILD}")

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from core.errors import SettingsError, SnapshotError
-from core.position import REBUILD
+from core.errors import SettingsError
 from core.rows import CHUNK_ROWS
 from core.schemas import EVENT_TYPES, user_columns
 
@@ -79,19 +78,6 @@ class ItemConfig:
     @property
     def identity(self) -> dict[str, Any]:
         return _settings(self, ("types", "half_lives_seconds", "popularity_types", "popularity_half_life_seconds"))
-
-
-def check_identity(stored: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Refuse state that was made under other settings.
-
-    Raises:
-        SnapshotError: names every setting that differs, and the way out.
-    """
-    changed = [
-        f"`{name}` was {stored.get(name)}, is {ours.get(name)}" for name in sorted({*stored, *ours}) if stored.get(name) != ours.get(name)
-    ]
-    if changed:
-        raise SnapshotError(f"the checkpoint was made by other settings: {'; '.join(changed)}. Set them back, or {REBUILD}")
 
 
 def _settings(config: UserConfig | ItemConfig, names: Sequence[str]) -> dict[str, Any]:

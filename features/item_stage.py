@@ -16,9 +16,9 @@ from core.ids import IdMap
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, ITEM
-from core.snapshot import Snapshot
+from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
-from features.config import ItemConfig, check_identity
+from features.config import ItemConfig
 from features.counters import MS, effective_ms, observe
 from features.popularity import log2_popularity, observe_popularity
 

@@ -15,10 +15,10 @@ from core.compiled import compiled
 from core.frames import from_columns, from_matrix, pick
 from core.hashing import fingerprints
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, TICK, examples_schema
-from core.snapshot import Snapshot
+from core.snapshot import Snapshot, check_identity
 from core.stage import Publication
 from features import duplicates
-from features.config import UserConfig, check_identity
+from features.config import UserConfig
 from features.counters import MS, effective_ms, observe
 from features.duplicates import Duplicates
 from features.history import ENTRY_WORDS, recent_fingerprints, remember

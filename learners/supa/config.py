@@ -70,8 +70,8 @@ class SupaConfig:
         self._check_least({"ring_size": 1, "walks": 0, "walk_length": 1, "negatives": 1, "negative_block_rows": 1, "seed": 0})
 
     @property
-    def shape(self) -> dict[str, int]:
-        """What shapes stored rows, by setting."""
+    def identity(self) -> dict[str, int]:
+        """What shapes stored rows, by setting: changing it is a rebuild."""
         return {"dimensions": self.dimensions, "ring_size": self.ring_size, "relations": len(self.relations)}
 
     def _check_least(self, least: dict[str, int]) -> None:

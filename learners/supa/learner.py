@@ -9,15 +9,13 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from core.errors import SnapshotError
 from core.frames import from_columns
 from core.hashing import fingerprints
 from core.ids import IdMap
-from core.position import REBUILD
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
-from core.snapshot import Snapshot
+from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 from learners.supa import kernel
 from learners.supa.config import SupaConfig
@@ -233,7 +231,7 @@ class SupaLearner:
         return not self._items_next
 
     def snapshot(self, into: Snapshot) -> None:
-        state = {"shape": self.config.shape, "nonfinite_updates": self.nonfinite_updates, "items_next": self._items_next}
+        state = {"identity": self.config.identity, "nonfinite_updates": self.nonfinite_updates, "items_next": self._items_next}
         into.write("supa.json", msgspec.json.encode(state))
         self.users.snapshot(into.within("users"))
         self.items.snapshot(into.within("items"))
@@ -245,8 +243,7 @@ class SupaLearner:
             SnapshotError: it was made with other sizes.
         """
         state = msgspec.json.decode((directory / "supa.json").read_bytes())
-        if state["shape"] != self.config.shape:
-            raise SnapshotError(f"the checkpoint was made with {state['shape']}, now {self.config.shape}: set it back, or {REBUILD}")
+        check_identity(state["identity"], self.config.identity)
         self.nonfinite_updates, self._items_next = state["nonfinite_updates"], state["items_next"]
         self.users.restore(directory / "users")
         self.items.restore(directory / "items")

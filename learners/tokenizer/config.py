@@ -58,6 +58,7 @@ class TokenizerConfig:
         return self.content_dimensions + self.behaviour_dimensions
 
     @property
-    def shape(self) -> list[int]:
-        """What a snapshot's arrays depend on."""
-        return [self.capacity, self.levels, self.words, self.content_dimensions, self.behaviour_dimensions, self.kept_codebooks]
+    def identity(self) -> dict[str, int]:
+        """What shapes stored arrays, by setting: changing it is a rebuild."""
+        names = ("capacity", "levels", "words", "content_dimensions", "behaviour_dimensions", "kept_codebooks")
+        return {name: getattr(self, name) for name in names}

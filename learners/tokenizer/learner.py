@@ -8,14 +8,12 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from core.errors import SnapshotError
 from core.frames import from_columns
 from core.ids import IdMap
-from core.position import REBUILD
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
-from core.snapshot import Snapshot
+from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 from learners.tokenizer import kernel
 from learners.tokenizer.config import TokenizerConfig
@@ -194,7 +192,7 @@ class TokenizerLearner:
 
     def snapshot(self, into: Snapshot) -> None:
         state = {
-            "shape": self.config.shape,
+            "identity": self.config.identity,
             "counts": self._taken.counts.tolist(),
             "book_items": self._taken.book_items.tolist(),
             "pending": np.flatnonzero(self._items.pending).tolist(),
@@ -213,11 +211,7 @@ class TokenizerLearner:
             SnapshotError: it was made with other sizes.
         """
         state = msgspec.json.decode((directory / "tokenizer.json").read_bytes())
-        if state["shape"] != self.config.shape:
-            raise SnapshotError(
-                f"tokenizer: capacity, levels, words, dimensions, kept_codebooks were {state['shape']}, are {self.config.shape}: "
-                f"set them back, or {REBUILD}"
-            )
+        check_identity(state["identity"], self.config.identity)
         self._ids.restore(directory)
         self._rows.restore(directory)
         self._taken.counts[:], self._taken.book_items[:] = state["counts"], state["book_items"]

@@ -11,7 +11,7 @@ from rich.logging import RichHandler
 from core.errors import FreshetError
 from monitoring.metrics import version
 from streams.cli import demo, doctor, produce, replay, run
-from streams.cli.common import errors
+from streams.cli.common import complain
 
 app = typer.Typer(
     name="freshet",
@@ -74,10 +74,10 @@ def main() -> None:
     try:
         app()
     except FreshetError as error:
-        errors.print(f"[bold red]freshet:[/] {error}", highlight=False)
+        complain(str(error))
         sys.exit(1)
     except KafkaError as error:
-        errors.print(f"[bold red]freshet:[/] Kafka failed: {error}", highlight=False)
+        complain(f"Kafka failed: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -52,9 +52,14 @@ def cluster(s: Settings, restarted: Callable[[str], None] = lambda name: None) -
         yield s.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
 
 
+def complain(sentence: str) -> None:
+    """An error, in one line however narrow the terminal or the log file; brackets in it are text."""
+    errors.print(f"freshet: {sentence}", markup=False, soft_wrap=True)
+
+
 def tell(line: str) -> None:
     """A line about something that died."""
-    errors.print(f"[yellow]{line}[/]")
+    errors.print(line, style="yellow", markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from core.errors import FreshetError
 from streams import bundled, pipeline, topics
-from streams.cli.common import cluster, console, errors, progress, settings
+from streams.cli.common import cluster, console, progress, settings, tell
 from streams.cli.replay import as_event, judge_all, replay_locally
 from streams.cli.run import running
 from streams.client import Client
@@ -57,7 +57,7 @@ def demo(
             ):
                 show(Run(s, base, sample, children.check).play(items, messages))
         except BrokerUnavailable as error:
-            errors.print(f"[yellow]{error}[/]")
+            tell(str(error))
             local_instead(s, items, messages, sample)
     console.print("Next: `freshet up` keeps it running, `freshet --help` lists the commands, docs/ explains the rest.")
 

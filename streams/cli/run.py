@@ -19,7 +19,7 @@ from core.errors import FreshetError, PositionLostError, SettingsError, Snapshot
 from monitoring.metrics import Metrics
 from streams import processes
 from streams.broker import EmbeddedBroker
-from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, console, create_topics, errors, resolving, settings, tell
+from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, complain, console, create_topics, errors, resolving, settings, tell
 from streams.processes import bound, free_port
 from streams.settings import Settings
 from streams.supervisor import NEEDS_HELP, Supervisor, supervised
@@ -170,7 +170,7 @@ def _run(name: str, s: Settings) -> None:
     try:
         processes.run(name, s)
     except FreshetError as error:
-        errors.print(f"freshet: {error}")
+        complain(str(error))
         status = NEEDS_HELP if isinstance(error, SnapshotError | PositionLostError) else 1
     except Exception:  # noqa: BLE001  # told whole: nobody foresaw it
         errors.print_exception()

@@ -23,6 +23,21 @@ def run() -> CliRunner:
     return CliRunner(env={"COLUMNS": "200"})
 
 
+@pytest.fixture
+def own_topics(namespace: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test's namespace, with producers' topics in it too."""
+    monkeypatch.setenv("FRESHET_EVENTS_TOPIC", f"{namespace}events")
+    monkeypatch.setenv("FRESHET_ITEMS_TOPIC", f"{namespace}items")
+    return namespace
+
+
+def freshet(*arguments: str, **settings: str) -> tuple[int, str, str]:
+    """Status, standard output and standard error of a process of its own."""
+    env = {**os.environ, **{f"FRESHET_{name.upper()}": value for name, value in settings.items()}}
+    ended = subprocess.run([sys.executable, "-m", "freshet", *arguments], capture_output=True, text=True, timeout=60, check=False, env=env)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(run: CliRunner, command: str) -> None:
     result = run.invoke(app, [command, "--help"])
@@ -70,43 +85,35 @@ def test_doctor_finds_missing_topics_and_makes_them(run: CliRunner, broker: Embe
 
 def test_doctor_names_the_settings_of_an_unreachable_cluster() -> None:
     """In a process of its own: kafka-python leaves the socket of a failed probe to the collector."""
-    command = [sys.executable, "-m", "freshet", "doctor", "--bootstrap-servers", "127.0.0.1:1"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 1
-    assert "bootstrap_servers" in result.stdout
-    assert "Traceback" not in result.stderr
+    status, report, error = freshet("doctor", "-b", "127.0.0.1:1")
+    assert status == 1
+    assert "bootstrap_servers" in report
+    assert error == ""
 
 
 @pytest.mark.parametrize("command", [["produce", "--demo"], ["ingest"], ["worker"], ["up"]])
 def test_no_kafka_there_is_one_sentence(command: list[str], tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "freshet", *command, "--bootstrap-servers", "127.0.0.1:1"]
-    env = {**os.environ, "FRESHET_DATA_DIR": str(tmp_path), "FRESHET_HTTP_PORT": "0"}
-    result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env=env)
-    assert result.returncode == 1
-    assert "no Kafka answers at 127.0.0.1:1" in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+    status, _, error = freshet(*command, "-b", "127.0.0.1:1", data_dir=str(tmp_path), http_port="0")
+    assert status == 1
+    assert error.splitlines()[-1].startswith("freshet: no Kafka answers at 127.0.0.1:1 ")
+    assert "Traceback" not in error
 
 
 def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        line = [sys.executable, "-m", "freshet", "serve", "--port", str(taken.getsockname()[1]), "-b", "127.0.0.1:1"]
-        result = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
-    assert result.returncode == 1
-    assert "set `http_port` (FRESHET_HTTP_PORT)" in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+        status, _, error = freshet("serve", "--port", str(taken.getsockname()[1]), "-b", "127.0.0.1:1")
+    assert status == 1
+    assert "set `http_port` (FRESHET_HTTP_PORT)" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.kafka
-def test_produce_sends_a_catalogue_keyed_by_item(
-    run: CliRunner, broker: EmbeddedBroker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FRESHET_EVENTS_TOPIC", f"{namespace}events")
-    monkeypatch.setenv("FRESHET_ITEMS_TOPIC", f"{namespace}items")
+def test_produce_sends_a_catalogue_keyed_by_item(run: CliRunner, broker: EmbeddedBroker, own_topics: str, tmp_path: Path) -> None:
     catalogue = tmp_path / "catalogue.ndjson"
     catalogue.write_text('{"item_id": "v7", "title": "a"}\n\n{"item_id": "v8"}\n')
-    arguments = ["produce", "--items", str(catalogue), "-b", broker.bootstrap_servers, "--namespace", namespace]
+    arguments = ["produce", "--items", str(catalogue), "-b", broker.bootstrap_servers, "--namespace", own_topics]
     assert run.invoke(app, arguments, catch_exceptions=False).exit_code == 0
-    s = live.settings(broker.bootstrap_servers, namespace, tmp_path)
+    s = live.settings(broker.bootstrap_servers, own_topics, tmp_path)
     assert [live.end(s, upstream) for upstream in live.upstreams(s, s.items_topic)] == [2]  # Kafka refuses entries without a key
     catalogue.write_text('{"item_id": "v7"}\n{"title": "nameless"}\n')
     with pytest.raises(SettingsError, match="line 2, has no item_id"):
@@ -114,15 +121,11 @@ def test_produce_sends_a_catalogue_keyed_by_item(
 
 
 @pytest.mark.kafka
-def test_produce_sends_a_file(
-    run: CliRunner, broker: EmbeddedBroker, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FRESHET_EVENTS_TOPIC", f"{namespace}events")
-    monkeypatch.setenv("FRESHET_ITEMS_TOPIC", f"{namespace}items")
+def test_produce_sends_a_file(run: CliRunner, broker: EmbeddedBroker, own_topics: str, tmp_path: Path) -> None:
     (tmp_path / "log.ndjson").write_text('{"type":"click","user_id":"a","item_id":"x","ts":1700000000000}\nnot json\n')
-    at = ["--bootstrap-servers", broker.bootstrap_servers, "--namespace", namespace]
+    at = ["--bootstrap-servers", broker.bootstrap_servers, "--namespace", own_topics]
     result = run.invoke(app, ["produce", str(tmp_path / "log.ndjson"), *at])
     assert result.exit_code == 0, result.output
-    s = live.settings(broker.bootstrap_servers, namespace, tmp_path)
+    s = live.settings(broker.bootstrap_servers, own_topics, tmp_path)
     with topics.admin(s) as admin:
         assert sum(admin.end_offset(u) for u in admin.upstreams(s.events_topic)) == 2

@@ -46,11 +46,7 @@ def test_killed_at_random_moments(broker: EmbeddedBroker, namespace: str, tmp_pa
     with live.Processes(s) as processes:
         _send_while_killing(s, processes, seed=20_260_122)
         live.drain(s, processes)
-    _every_event_once(s)
-    outputs = _features_equal_replay(s, tmp_path)
-    _examples_equal_replay(s, outputs)
-    _learner_equals_replay(s)
-    _item_columns_equal_a_naive_pass(s)
+    _equals_replay(s, tmp_path)
 
 
 def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tmp_path: Path) -> None:
@@ -68,8 +64,13 @@ def test_workers_share_the_partitions(broker: EmbeddedBroker, namespace: str, tm
         live.produce(s, events[2 * EVENTS // 3 :], s.events_topic)
         processes.kill("features")
         live.drain(s, processes)
+    _equals_replay(s, tmp_path)
+
+
+def _equals_replay(s: Settings, directory: Path) -> None:
+    """Every event once; user state, examples, item columns and all that was learned and published as the retained logs give them."""
     _every_event_once(s)
-    outputs = _features_equal_replay(s, tmp_path)
+    outputs = _features_equal_replay(s, directory)
     _examples_equal_replay(s, outputs)
     _learner_equals_replay(s)
     _item_columns_equal_a_naive_pass(s)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.composite import CompositeStage
-from core.errors import SettingsError
+from core.errors import SettingsError, SnapshotError
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM
 from core.stage import Examples
 from learners.supa import SupaConfig, SupaLearner
@@ -308,3 +308,9 @@ TWICE = (("a", ("click",)), ("b", ("click",)))
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingsError):
         SupaLearner(SupaConfig(**{**SMALL.__dict__, **wrong}))
+
+
+def test_a_snapshot_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    save(SupaLearner(SupaConfig(dimensions=16, max_users=2048, max_items=2048)), tmp_path)
+    with pytest.raises(SnapshotError, match=r"`dimensions` was 16, is 8\..* rebuild"):
+        SupaLearner(SupaConfig(dimensions=8, max_users=2048, max_items=2048)).restore(tmp_path)
