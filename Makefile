@@ -5,7 +5,7 @@ VENV := .venv
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 comma := ,
-PACKAGES := core features freshet learners monitoring streams
+PACKAGES := core evaluation features freshet learners monitoring streams
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint clean

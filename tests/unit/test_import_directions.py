@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = {"core", "features", "freshet", "learners", "monitoring", "streams"}
+OURS = {"core", "evaluation", "features", "freshet", "learners", "monitoring", "streams"}
 KAFKA = {"faust", "kafka", "aiokafka", "mode"}
 ARITHMETIC = {"numba", "torch"}
 
 MAY_IMPORT = {
     "core": set(),
     "monitoring": {"core"},
+    "evaluation": {"core"},
     "features": {"core"},
     "learners": {"core"},
-    "streams": {"core", "features", "learners", "monitoring"},
+    "streams": {"core", "evaluation", "features", "learners", "monitoring"},
     "freshet": {"core", "learners", "monitoring", "streams"},
 }
 FOREIGN = dict.fromkeys(OURS - {"streams"}, KAFKA) | {"streams": ARITHMETIC}
