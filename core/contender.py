@@ -29,8 +29,10 @@ class Run:
     def part(self, start: int, stop: int) -> "Run":
         """Rows [start, stop)."""
         rows = slice(start, stop)
-        own = (self.position, self.ts_ms, self.user, self.item, self.engaged, self.judged, self.seen)
-        return Run(*(column[rows] for column in own), self.users, self.items)
+        return Run(
+            self.position[rows], self.ts_ms[rows], self.user[rows], self.item[rows], self.engaged[rows], self.judged[rows],
+            self.seen[rows], self.users, self.items,
+        )  # fmt: skip
 
 
 class Contender(Protocol):

@@ -14,9 +14,8 @@ from core.schemas import DELTA_BASE
 from core.stage import Publication
 from learners import recommend
 from learners.recommend import CacheConfig, Recommendations, State, Writer
+from learners.search import dots, norms, warm_up
 from learners.tables import CODEBOOK_TABLES, ITEM_TABLES, MAX_MS, MIN_MS, USER_TABLES, WIDE, Delta, Space, SpaceWriter, Table, records
-
-SHORTEST = 1e-30  # norm of a vector with a direction; below, its inverse leaves float32
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,7 @@ class ParameterCache:
         self._numbers: dict[str, int] = {}  # writer -> number in the column `writer`
         self._writing = threading.Lock()  # between writers; readers never take it
         self.state = self._seal({})
-        one = np.zeros((1, 1), dtype=np.float32)
-        recommend.add_dots(one[0], one, np.zeros(1, dtype=np.float32), 0)  # compiled now, or the first request would wait for it
+        warm_up()  # compiled now, or the first request would wait for it
 
     def apply(self, writer: str, publication: Publication, lineage: str = "") -> Applied:
         """Make a publication visible, all its tables at once.
@@ -110,8 +108,8 @@ class ParameterCache:
     def _check_widths(self, deltas: Mapping[str, Delta], anew: bool) -> None:
         for name, wide in WIDE.items():
             table = self._space_of[name].published[name]
-            if name in deltas and table.rows and not anew and deltas[name].wide.shape[0] != table.width:
-                raise FreshetError(f"{name}.{wide} is {deltas[name].wide.shape[0]} wide, {table.width} before; rebuild its writer")
+            if name in deltas and table.rows and not anew and deltas[name].wide.shape[1] != table.width:
+                raise FreshetError(f"{name}.{wide} is {deltas[name].wide.shape[1]} wide, {table.width} before; rebuild its writer")
 
     def recommend(self, user_id: str, k: int, links: Sequence[str] | None = None, now_ms: int | None = None) -> Recommendations:
         """At most `k` items for a user, known or not, and what answered; see `learners.recommend.recommend`."""
@@ -161,11 +159,10 @@ class ParameterCache:
 
 def _score(items: Space, config: CacheConfig, vector: np.ndarray, row: int) -> float:
     """The personal score of one row, to the bit what a list says; NaN where it has no vector of the user's width."""
-    table, dot = items["item_vectors"], np.zeros(1, dtype=np.float32)
+    table = items["item_vectors"]
     if row < 0 or not table.has(row) or table.width != vector.size:
         return np.nan
-    recommend.add_dots(vector, np.ascontiguousarray(table.wide(row))[:, np.newaxis], dot, 0)
-    score = float(dot[0]) + float(table.cell(row, "bias"))
+    score = float(dots(vector, table.wide(row)[np.newaxis])[0]) + float(table.cell(row, "bias"))
     if config.popularity_weight:
         score += float(recommend.popularity_term(config, items["item_popularity"].cell(row, "log2_popularity")))
     return score
@@ -248,7 +245,7 @@ def _fill_cells(column: np.ndarray, cells: Sequence[bytes]) -> None:
         column[at] = cell
 
 
-Parsed = tuple[np.ndarray, np.ndarray]  # the wide column [width, n], and bool [n]: whether the row is finite
+Parsed = tuple[np.ndarray, np.ndarray]  # the wide column [n, width], and bool [n]: whether the row is finite
 
 
 def _history(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
@@ -260,7 +257,7 @@ def _history(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed
 
 
 def _narrow(rows: pl.DataFrame) -> np.ndarray:
-    return np.empty((0, rows.height), dtype=np.float32)
+    return np.empty((rows.height, 0), dtype=np.float32)
 
 
 def _user_vectors(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
@@ -278,27 +275,18 @@ def _popularity(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Par
 
 
 def _item_vectors(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
-    vectors = _matrix("item_vectors", rows, "vector", pl.Float32()).T  # [w, n]
+    vectors = _matrix("item_vectors", rows, "vector", pl.Float32())  # [n, w]
     out["bias"] = _filled(_column("item_vectors", rows, "bias", pl.Float32()), np.nan)
-    finite = np.isfinite(vectors).all(axis=0) & np.isfinite(out["bias"])
-    vectors = np.where(finite, vectors, np.float32(0))
-    out["inverse_norm"] = _inverse_norms(vectors)
+    finite = np.isfinite(vectors).all(axis=1) & np.isfinite(out["bias"])
+    vectors = np.where(finite[:, np.newaxis], vectors, np.float32(0))
+    out["norm"], out["inverse_norm"] = norms(vectors)
     return vectors, finite
 
 
-def _inverse_norms(vectors: np.ndarray) -> np.ndarray:
-    """float32 [n], 0 where the vector is too short to point anywhere. Summed dimension by dimension: n must not change a bit."""
-    squares = np.zeros(vectors.shape[1])
-    for dimension in vectors:
-        squares += dimension.astype(np.float64) ** 2
-    norms = np.sqrt(squares)
-    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > SHORTEST).astype(np.float32)
-
-
 def _tokens(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
-    tokens = _matrix("item_tokens", rows, "tokens", pl.Float64()).T  # [levels, n], NaN where null
+    tokens = _matrix("item_tokens", rows, "tokens", pl.Float64())  # [n, levels], NaN where null
     out["codebook_version"] = _filled(_column("item_tokens", rows, "codebook_version", pl.Int64()), -1)
-    return np.nan_to_num(tokens, nan=-1.0).astype(np.int32), np.logical_and.reduce(np.isfinite(tokens), axis=0)
+    return np.nan_to_num(tokens, nan=-1.0).astype(np.int32), np.isfinite(tokens).all(axis=1)
 
 
 def _codebook(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.compiled import compiled
 from core.errors import FreshetError, SettingsError
 from core.hashing import FINGERPRINT_BYTES
+from learners.search import dots, fill_bounds, search
 from learners.tables import BLOCK_ROWS, MIN_MS, WIDE_COLUMN, Space, Table
 
 NO_LINK = "none"  # source of an empty list
@@ -92,21 +92,6 @@ class Recommendations:
     event_ms: int | None  # event time of the newest event behind what was used
     clock_ms: int
     versions: dict[str, int]  # writer -> rows of its input behind what was used
-
-
-@compiled
-def add_dots(query: np.ndarray, vectors: np.ndarray, out: np.ndarray, start: int) -> None:
-    """out[start + r] += query . vectors[:, r], summed in order of the dimensions, so that a row's place changes no bit.
-
-    Args:
-        query: float32 [w].
-        vectors: float32 [w, n], C order.
-        out: float32, zeros before.
-    """
-    for d in range(vectors.shape[0]):
-        weight = query[d]
-        for r in range(vectors.shape[1]):
-            out[start + r] += weight * vectors[d, r]
 
 
 class Entry(NamedTuple):
@@ -258,21 +243,18 @@ def _evidence_ms(items: Space, config: CacheConfig, row: int, link: str) -> int:
 
 
 def _personal(request: _Request, count: int) -> list[Pick]:
-    if request.vector is None:
+    items, query = request.state.items, request.vector
+    table, shelf = items["item_vectors"], items["item_popularity"]
+    if query is None or table.width != query.size:  # the widths differ only while a new model replaces an old one
         return []
-    return _top(request, _personal_scores(request.state.items, request.config, request.vector), count)
-
-
-def _personal_scores(items: Space, config: CacheConfig, vector: np.ndarray) -> np.ndarray:
-    """float64 [allocated rows], -inf where there is no vector of the user's width."""
-    table = items["item_vectors"]
-    if table.width != vector.size:  # the widths differ only while a new model replaces an old one
-        return np.full(items.allocated, -np.inf)
-    dots = _dots(table, vector)  # float32 [rows]
-    scores = np.where(table.column("present") & np.isfinite(dots), dots.astype(np.float64) + table.column("bias"), -np.inf)
-    if config.popularity_weight:
-        scores += popularity_term(config, items["item_popularity"].column("log2_popularity"))
-    return scores
+    bias, boost, bounds = table.column("bias"), np.empty(0), np.empty(items.allocated)
+    if request.config.popularity_weight:
+        boost = popularity_term(request.config, shelf.column("log2_popularity"))
+    columns = (table.column("present"), shelf.column("removed"), shelf.column("start_ms"), shelf.column("end_ms"))
+    fill_bounds(float(np.linalg.norm(query.astype(np.float64))), request.now_ms, table.column("norm"), bias, boost, *columns, bounds)
+    bounds[sorted(request.taken)] = -np.inf
+    rows, scores = search(query, bounds, bias, boost, table.gather, table.chunks, count)
+    return [(row, value) for value, row in _ordered(items, rows, scores, count)]
 
 
 def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndarray:
@@ -282,11 +264,7 @@ def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndar
 
 def _dots(table: Table, query: np.ndarray) -> np.ndarray:
     """float32 [allocated rows]: query . vector, 0 where there is none."""
-    dots = np.zeros(len(table.blocks) * BLOCK_ROWS, dtype=np.float32)
-    for index, block in enumerate(table.blocks):
-        if block is not table.empty:
-            add_dots(query, block.wide, dots, index * BLOCK_ROWS)
-    return dots
+    return np.concatenate([dots(query, vectors) for _, vectors in table.chunks()])
 
 
 def _similar(request: _Request, count: int) -> list[Pick]:
@@ -336,7 +314,7 @@ def _shared_prefix(items: Space, source: int) -> np.ndarray:
     shared = np.zeros(items.allocated)
     if alike.any():
         for level, token in enumerate(tokens.wide(source).tolist()):
-            alike &= tokens.column(WIDE_COLUMN)[level] == token
+            alike &= tokens.column(WIDE_COLUMN)[:, level] == token
             shared += alike
     return shared / max(1, tokens.width)
 

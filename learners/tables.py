@@ -32,7 +32,7 @@ POPULARITY: list[Field] = [
     ("start_ms", "<i8", MIN_MS),
     ("end_ms", "<i8", MAX_MS),
 ]
-ITEM_VECTORS: list[Field] = [*BASE, ("bias", "<f4", 0.0), ("inverse_norm", "<f4", 0.0)]
+ITEM_VECTORS: list[Field] = [*BASE, ("bias", "<f4", 0.0), ("norm", "<f4", 0.0), ("inverse_norm", "<f4", 0.0)]
 TOKENS: list[Field] = [*BASE, ("codebook_version", "<i8", -1)]
 CODEBOOK: list[Field] = [*BASE, ("codebook_version", "<i8", -1), ("level", "<i4", -1), ("centroids", "O", None)]
 
@@ -58,7 +58,7 @@ class Block:
 
     def __init__(self, records: np.ndarray, wide: np.ndarray) -> None:
         self.records = records  # structured [128]
-        self.wide = wide  # [width, 128]; width 0 where the table has none
+        self.wide = wide  # [128, width]; width 0 where the table has none
         self._bytes = 0
         self._peaks: dict[str, float] = {}
 
@@ -66,7 +66,7 @@ class Block:
         return Block(self.records.copy(), self.wide.copy() if self.wide.size else self.wide)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """A column: [128], or the wide one [width, 128]."""
+        """A column: [128], or the wide one [128, width]."""
         return self.wide if name == WIDE_COLUMN else self.records[name]
 
     def peak(self, name: str) -> float:
@@ -102,13 +102,24 @@ class Table:
 
     def wide(self, row: int) -> np.ndarray:
         """[width]: one row of the wide column."""
-        return self.blocks[row >> BLOCK_BITS].wide[:, row & (BLOCK_ROWS - 1)]
+        wide: np.ndarray = self.blocks[row >> BLOCK_BITS].wide[row & (BLOCK_ROWS - 1)]
+        return wide
+
+    def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, [128, width]) of the wide column, over all rows."""
+        for index, block in enumerate(self.blocks):
+            yield index << BLOCK_BITS, block.wide
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        """[n, width] of the wide column."""
+        cells = [self.blocks[row >> BLOCK_BITS].wide[row & (BLOCK_ROWS - 1)] for row in rows.tolist()]
+        return np.array(cells, dtype=self.empty.wide.dtype).reshape(len(cells), self.width)
 
     def has(self, row: int) -> bool:
         return bool(self.cell(row, "present"))
 
     def column(self, name: str) -> np.ndarray:
-        """[..., allocated rows]: a column in one piece, made once per version. For columns of a few bytes a row."""
+        """[allocated rows, ...]: a column in one piece, made once per version. For columns of a few bytes a row."""
         column = self._columns.get(name)
         if column is None:
             column = self._columns[name] = self._whole(name)
@@ -117,13 +128,13 @@ class Table:
     def _whole(self, name: str) -> np.ndarray:
         """Out of an older version's column and the blocks changed since, where there is one."""
         sample = self.empty[name]
-        column = np.empty((*sample.shape[:-1], len(self.blocks) * BLOCK_ROWS), dtype=sample.dtype)
+        column = np.empty((len(self.blocks) * BLOCK_ROWS, *sample.shape[1:]), dtype=sample.dtype)
         changed = np.ones(len(self.blocks), dtype=np.bool_)
         if name in self._older:
             older, changed = self._older[name]
-            column[..., : older.shape[-1]] = older
+            column[: older.shape[0]] = older
         for index in np.flatnonzero(changed).tolist():
-            column[..., index * BLOCK_ROWS : (index + 1) * BLOCK_ROWS] = self.blocks[index][name]
+            column[index * BLOCK_ROWS : (index + 1) * BLOCK_ROWS] = self.blocks[index][name]
         return column
 
     def columns_before(self, changed: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -139,7 +150,7 @@ class Table:
     @property
     def width(self) -> int:
         """Of the wide column: dimensions of a vector, tokens of an item; 0 before the first row."""
-        return int(self.empty.wide.shape[0])
+        return int(self.empty.wide.shape[1])
 
     @property
     def nbytes(self) -> int:
@@ -186,11 +197,11 @@ class Delta:
     ids: list[str]
     version: np.ndarray  # int64 [n]
     records: np.ndarray  # structured [n]
-    wide: np.ndarray  # [width, n]
+    wide: np.ndarray  # [n, width]
 
     def taken(self, picks: np.ndarray) -> "Delta":
         """The rows at `picks`."""
-        return Delta([self.ids[at] for at in picks.tolist()], self.version[picks], self.records[picks], self.wide[:, picks])
+        return Delta([self.ids[at] for at in picks.tolist()], self.version[picks], self.records[picks], self.wide[picks])
 
 
 class _TableWriter:
@@ -236,10 +247,10 @@ class _TableWriter:
 
     def refit(self, wide: np.ndarray) -> bool:
         """Start anew where the width changed: rows of different widths cannot be compared. Returns whether rows went."""
-        if self._empty.wide.shape[0] == wide.shape[0]:
+        if self._empty.wide.shape[1] == wide.shape[1]:
             return False
         had_rows = bool(self.present.any())
-        self._empty = _empty(self.fields, wide.shape[0], wide.dtype)
+        self._empty = _empty(self.fields, wide.shape[1], wide.dtype)
         self._blocks = [self._empty] * len(self._blocks)
         self._owned.clear()
         self.writer[:], self.present[:] = NOBODY, False
@@ -252,12 +263,12 @@ class _TableWriter:
     def write(self, rows: np.ndarray, delta: Delta, writer: int) -> None:
         """Write `delta`, one row of it to each of the ascending `rows`."""
         self.version[rows], self.writer[rows], self.present[rows] = delta.version, writer, delta.records["present"]
-        wide = delta.wide.shape[0] > 0
+        wide = delta.wide.shape[1] > 0
         for index, slots, run in _runs(rows):
             block = self.own(index)
             block.records[slots] = delta.records[run]
             if wide:
-                block.wide[:, slots] = delta.wide[:, run]
+                block.wide[slots] = delta.wide[run]
 
     def clear(self, rows: np.ndarray) -> None:
         """Make the ascending `rows` as if never written."""
@@ -265,11 +276,11 @@ class _TableWriter:
         for index, slots, _ in _runs(rows):
             if self._blocks[index] is not self._empty:
                 block = self.own(index)
-                block.records[slots], block.wide[:, slots] = self._empty.records[slots], self._empty.wide[:, slots]
+                block.records[slots], block.wide[slots] = self._empty.records[slots], self._empty.wide[slots]
 
 
 def _empty(fields: list[Field], width: int = 0, dtype: "np.dtype[Any] | None" = None) -> Block:
-    return Block(records(fields, BLOCK_ROWS), np.zeros((width, BLOCK_ROWS), dtype=dtype))
+    return Block(records(fields, BLOCK_ROWS), np.zeros((BLOCK_ROWS, width), dtype=dtype))
 
 
 def _runs(rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, slice]]:

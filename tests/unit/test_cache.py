@@ -282,5 +282,5 @@ def test_columns_are_those_of_the_blocks_however_rarely_they_are_read() -> None:
         cache.apply("w", publication(**dict([rng.choice(list(both.items()))])))
         for name, column in rng.sample([("item_tokens", "*"), ("item_tokens", "present"), ("item_popularity", "end_ms")], rng.randrange(3)):
             held = cache.state.items[name]
-            assert held.column(column).tolist() == np.concatenate([block[column] for block in held.blocks], axis=-1).tolist()
+            assert held.column(column).tolist() == np.concatenate([block[column] for block in held.blocks]).tolist()
     assert cache.state.items.allocated > 4 * BLOCK_ROWS

@@ -54,7 +54,7 @@ def stamps(state: State) -> set[float]:
         for block in table.blocks:
             present = block.records["present"]
             seen.update(block.records["event_ms"][present].tolist())
-            seen.update(block.wide[:, present].ravel().tolist())
+            seen.update(block.wide[present].ravel().tolist())
             if name == "item_popularity":
                 seen.update(block.records["log2_popularity"][present].tolist())
             if name == "user_vectors":
