@@ -1,7 +1,7 @@
 """The learner stage: parts that read each other, in one fixed order, over one log."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,24 +32,28 @@ class CompositeStage:
 
     def apply(self, rows: pl.DataFrame, offset: int) -> None:
         """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
+        self.learn(self.open(rows))
+
+    def open(self, rows: pl.DataFrame) -> Examples:
+        """The rows as examples, to be learned by `learn` in parts of any size, before the next ones are opened."""
         clock_ms = self.clock.advance(rows["upstream"].to_numpy(), rows["clock_ms"].to_numpy())
         kinds = rows["kind"].to_numpy()
         kept = kinds != TICK
-        for examples in self._segments(pick(rows, kept), clock_ms[kept]):
-            self._learn(examples)
         self._sent_ms.append(rows["sent_ms"].to_numpy()[kinds == EVENT])
+        return Examples(pick(rows, kept), self.ordinal, clock_ms[kept])
 
-    def _segments(self, rows: pl.DataFrame, clock_ms: np.ndarray) -> Iterator[Examples]:
+    def learn(self, examples: Examples) -> None:
+        """The next examples, by every part in turn, cut where segments end."""
         start = 0
-        while start < rows.height:
-            stop = min(rows.height, start + SEGMENT_ROWS - self.ordinal % SEGMENT_ROWS)
-            yield Examples(rows[start:stop], self.ordinal, clock_ms[start:stop])
+        while start < len(examples):
+            stop = min(len(examples), start + SEGMENT_ROWS - self.ordinal % SEGMENT_ROWS)
+            self._learn(examples.part(start, stop))
             start = stop
 
     def _learn(self, examples: Examples) -> None:
         for part in self.parts:
             part.learn_many(examples)
-        self.ordinal += examples.rows.height
+        self.ordinal += len(examples)
         if self.ordinal % SEGMENT_ROWS == 0:
             for part in self.parts:
                 part.maintain(self.ordinal, int(examples.clock_ms[-1]))

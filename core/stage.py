@@ -1,9 +1,10 @@
 """The contracts: what a host may ask of a stage, and what the learner stage asks of its parts."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -50,14 +51,49 @@ class Stage(Protocol):
         """Release files."""
 
 
-@dataclass
 class Examples:
-    """A run of `examples` rows inside one segment, ticks taken out."""
+    """A run of `examples` rows, ticks taken out. Columns are read out of the frame once, whatever the runs it is cut into.
 
-    rows: pl.DataFrame  # n rows, `examples` schema
-    first_ordinal: int  # rows of the log before this run (ticks not counted): row i has ordinal first_ordinal + i
-    clock_ms: np.ndarray  # int64 [n], merged clock at each row
-    columns: dict[str, np.ndarray] = field(default_factory=dict)  # what earlier parts add, e.g. "item_vector" float32 [n, d]
+    Attributes:
+        first_ordinal: rows of the log before this run (ticks not counted); row i has ordinal first_ordinal + i.
+        clock_ms: int64 [n], merged clock at each row.
+        columns: what parts of the learner stage add for later ones, e.g. "item_vector" float32 [n, d].
+    """
+
+    def __init__(self, rows: pl.DataFrame, first_ordinal: int, clock_ms: np.ndarray, columns: dict[str, np.ndarray] | None = None) -> None:
+        """`rows`: n rows, `examples` schema."""
+        self.first_ordinal, self.clock_ms = first_ordinal, clock_ms
+        self.columns = {} if columns is None else columns
+        self._frame, self._start, self._stop = rows, 0, rows.height
+        self._texts: dict[str, list[Any]] = {}  # of the whole frame, shared by all parts
+        self._numbers: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def texts(self, name: str) -> list[Any]:
+        """A column of strings as a list, None where there is none."""
+        if name not in self._texts:
+            self._texts[name] = self._frame[name].to_list()
+        return self._texts[name][self._start : self._stop]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column without nulls as an array, [n]: not to be written."""
+        if name not in self._numbers:
+            self._numbers[name] = self._frame[name].to_numpy()
+        return self._numbers[name][self._start : self._stop]
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The n rows as a frame."""
+        return self._frame[self._start : self._stop]
+
+    def part(self, start: int, stop: int) -> "Examples":
+        """Rows [start, stop), without `columns`."""
+        own = copy(self)
+        own._start, own._stop = self._start + start, self._start + stop
+        own.first_ordinal, own.clock_ms, own.columns = self.first_ordinal + start, self.clock_ms[start:stop], {}
+        return own
 
 
 class Learner(Protocol):

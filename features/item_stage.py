@@ -123,44 +123,47 @@ class ItemFeatures:
 
     def learn_many(self, examples: Examples) -> None:
         """Learn n rows, in order."""
-        rows = examples.rows
-        before = np.zeros((rows.height, self._width), dtype=np.float32)
+        n = len(examples)
+        before = np.zeros((n, self._width), dtype=np.float32)
         start = 0
-        for at in _removals(rows):
-            self._learn(rows[start:at], examples.clock_ms[start:at], examples.first_ordinal + start, before[start:at])
-            self._remove(rows["item_id"][at], examples.first_ordinal + at + 1)
+        for at in _removals(examples):
+            self._learn(examples.part(start, at), before[start:at])
+            self._remove(examples.texts("item_id")[at], examples.first_ordinal + at + 1)
             start = at + 1
-        self._learn(rows[start:], examples.clock_ms[start:], examples.first_ordinal + start, before[start:])
-        if rows.height:
+        self._learn(examples.part(start, n), before[start:])
+        if n:
             self._clock_ms = int(examples.clock_ms[-1])
         examples.columns["item_counts"] = before
 
-    def _learn(self, rows: pl.DataFrame, clock_ms: np.ndarray, ordinal: int, before: np.ndarray) -> None:
+    def _learn(self, examples: Examples, before: np.ndarray) -> None:
         """Learn n rows without a removal among them; fills `before` [n, types x half lives]."""
-        ids = rows["item_id"].to_list()
-        slots = self._admit(ids)  # int64 [n]
-        ts_ms = effective_ms(rows["ts_ms"].to_numpy(), rows["clock_ms"].to_numpy(), self.config.future_seconds * MS)
-        codes = np.array([self._codes.get(name, -1) for name in rows["type"].to_list()], dtype=np.int64)
-        self._read_catalogue(rows, slots, ts_ms, codes)
+        ids = examples.texts("item_id")
+        known = [id_ for id_ in ids if id_ is not None]
+        slots = self._admit(ids, known)  # int64 [n]
+        ts_ms = effective_ms(examples.numbers("ts_ms"), examples.numbers("clock_ms"), self.config.future_seconds * MS)
+        codes = np.array([self._codes.get(name, -1) for name in examples.texts("type")], dtype=np.int64)
+        self._read_catalogue(examples, slots, ts_ms, codes)
         table, lives_ms, life_ms = self.rows.arrays, self._half_lives_ms, self._popularity_half_life_ms
         learn_items(
-            slots, ts_ms, clock_ms, codes, self._engages[codes], lives_ms, life_ms, ordinal + 1, table["counts"], table["count"],
-            table["last_ms"], table["popular_ms"], table["first_ms"], table["version"], before,
+            slots, ts_ms, examples.clock_ms, codes, self._engages[codes], lives_ms, life_ms, examples.first_ordinal + 1, table["counts"],
+            table["count"], table["last_ms"], table["popular_ms"], table["first_ms"], table["version"], before,
         )  # fmt: skip
-        known = [id_ for id_ in ids if id_ is not None]
         self.rows.mark(slots[slots >= 0])
         self._touched.update(dict.fromkeys(known))
 
-    def _admit(self, ids: Sequence[str | None]) -> np.ndarray:
+    def _admit(self, ids: Sequence[str | None], known: Sequence[str]) -> np.ndarray:
+        if len(known) == len(ids):
+            return self.ids.admit(known).astype(np.int64)
         slots = np.full(len(ids), -1, dtype=np.int64)
-        known = [at for at, id_ in enumerate(ids) if id_ is not None]
-        slots[known] = self.ids.admit(id_ for id_ in ids if id_ is not None)
+        slots[[at for at, id_ in enumerate(ids) if id_ is not None]] = self.ids.admit(known)
         return slots
 
-    def _read_catalogue(self, rows: pl.DataFrame, slots: np.ndarray, ts_ms: np.ndarray, codes: np.ndarray) -> None:
+    def _read_catalogue(self, examples: Examples, slots: np.ndarray, ts_ms: np.ndarray, codes: np.ndarray) -> None:
         """Take start and end from the catalogue's rows, and give these their start as time and their code."""
-        for at in np.flatnonzero(rows["kind"].to_numpy() == ITEM).tolist():
-            shelf = _shelf(rows["item"][at])
+        entries = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
+        texts = examples.texts("item") if entries else []
+        for at in entries:
+            shelf = _shelf(texts[at])
             self.rows["start_ms"][slots[at]], self.rows["end_ms"][slots[at]] = shelf.start, shelf.end
             ts_ms[at], codes[at] = shelf.start, CATALOGUE
 
@@ -255,8 +258,8 @@ def _nulls(values: np.ndarray, absent: np.ndarray) -> list[float | None]:
     return [None if null else value for value, null in zip(values.tolist(), absent.tolist(), strict=True)]
 
 
-def _removals(rows: pl.DataFrame) -> list[int]:
+def _removals(examples: Examples) -> list[int]:
     """Places of the rows that remove a catalogue item."""
-    items = np.flatnonzero(rows["kind"].to_numpy() == ITEM).tolist()
-    entries = rows["item"].to_list() if items else []
+    items = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
+    entries = examples.texts("item") if items else []
     return [at for at in items if entries[at] is None]

@@ -175,35 +175,35 @@ class SupaLearner:
 
     def learn_many(self, examples: Examples) -> None:
         """Learn row by row, in order. Adds `item_vector`."""
-        rows, start = examples.rows, 0
-        relation = self._relations(rows)
-        vectors = np.zeros((rows.height, 2 * self.config.dimensions), np.float32)
-        for stop in [*_removals(rows), rows.height]:
-            run = slice(start, stop)
-            self._learn_run(rows[run], relation[run], examples.first_ordinal + start, vectors[run])
-            if stop < rows.height:
-                self.items.remove(rows["item_id"][stop], examples.first_ordinal + stop)
+        n, start = len(examples), 0
+        relation = self._relations(examples)
+        vectors = np.zeros((n, 2 * self.config.dimensions), np.float32)
+        for stop in [*_removals(examples), n]:
+            self._learn_run(examples.part(start, stop), relation[start:stop], vectors[start:stop])
+            if stop < n:
+                self.items.remove(examples.texts("item_id")[stop], examples.first_ordinal + stop)
             start = stop + 1
         examples.columns["item_vector"] = vectors
 
-    def _relations(self, rows: pl.DataFrame) -> np.ndarray:
+    def _relations(self, examples: Examples) -> np.ndarray:
         """int64 [n]: the relation of each edge, -1 where the row is none."""
-        code_of = self._relation_of.get
-        columns = zip(rows["kind"].to_list(), rows["type"].to_list(), rows["user_id"].to_list(), rows["item_id"].to_list(), strict=True)
+        code_of, texts = self._relation_of.get, examples.texts
+        columns = zip(examples.numbers("kind").tolist(), texts("type"), texts("user_id"), texts("item_id"), strict=True)
         codes = (code_of(type_, -1) if kind == EVENT and user and item else -1 for kind, type_, user, item in columns)
-        return np.fromiter(codes, np.int64, rows.height)
+        return np.fromiter(codes, np.int64, len(examples))
 
-    def _learn_run(self, rows: pl.DataFrame, relation: np.ndarray, first_ordinal: int, vectors: np.ndarray) -> None:
+    def _learn_run(self, examples: Examples, relation: np.ndarray, vectors: np.ndarray) -> None:
         """One kernel call for n rows without a removal among them."""
-        edge = relation >= 0
+        n, edge = len(examples), relation >= 0
         self.updates += int(np.count_nonzero(edge))
-        users, items = rows["user_id"].to_list(), rows["item_id"].to_list()
-        user_row, item_row = np.full(rows.height, -1, np.int32), np.full(rows.height, -1, np.int32)
+        users, items = examples.texts("user_id"), examples.texts("item_id")
+        user_row, item_row = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
         user_row[edge] = self.users.admit(list(compress(users, edge)))
         item_row[edge] = self.items.admit(list(compress(items, edge)))
         item_row[~edge] = self.items.ids.lookup(compress(items, ~edge))
-        tables, ts_ms = (self.users.table, self.items.table), rows["ts_ms"].to_numpy()
-        self.nonfinite_updates += kernel.learn_run(tables, relation, user_row, item_row, ts_ms, first_ordinal, self._rule, vectors)
+        tables, ts_ms = (self.users.table, self.items.table), examples.numbers("ts_ms")
+        first = examples.first_ordinal
+        self.nonfinite_updates += kernel.learn_run(tables, relation, user_row, item_row, ts_ms, first, self._rule, vectors)
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Free the rows longest without an edge, until the next segment fits."""
@@ -253,8 +253,8 @@ class SupaLearner:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _removals(rows: pl.DataFrame) -> Iterable[int]:
+def _removals(examples: Examples) -> Iterable[int]:
     """Indices of the rows that remove a catalogue item."""
-    items = np.flatnonzero(rows["kind"].to_numpy() == ITEM).tolist()
-    entries = rows["item"].to_list() if items else []
-    return [at for at in items if entries[at] is None and rows["item_id"][at] is not None]
+    items = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
+    entries, ids = (examples.texts("item"), examples.texts("item_id")) if items else ([], [])
+    return [at for at in items if entries[at] is None and ids[at] is not None]

@@ -55,12 +55,11 @@ class TokenizerLearner:
 
     def learn_many(self, examples: Examples) -> None:
         """Move the vectors of the items in these rows, in order; encode those that moved far enough, and new ones at once."""
-        rows = examples.rows
-        kind, entries, ids = rows["kind"].to_numpy(), rows["item"].to_list(), rows["item_id"].to_list()
+        n, kind, entries, ids = len(examples), examples.numbers("kind"), examples.texts("item"), examples.texts("item_id")
         entry = kind == ITEM
-        counted = entry | ((kind == EVENT) & np.fromiter((type_ in self._types for type_ in rows["type"].to_list()), np.bool_, rows.height))
-        counted &= np.fromiter((id_ is not None for id_ in ids), np.bool_, rows.height)
-        removal = counted & entry & np.fromiter((text is None for text in entries), np.bool_, rows.height)
+        counted = entry | ((kind == EVENT) & np.fromiter((type_ in self._types for type_ in examples.texts("type")), np.bool_, n))
+        counted &= np.fromiter((id_ is not None for id_ in ids), np.bool_, n)
+        removal = counted & entry & np.fromiter((text is None for text in entries), np.bool_, n)
         start = 0
         for at in np.flatnonzero(removal).tolist():  # a removal frees a row that the next run may give away
             self._learn_run(examples, start + np.flatnonzero(counted[start:at]), entry)
@@ -72,12 +71,12 @@ class TokenizerLearner:
         """The rows at these places: int64 [n]."""
         if not at.size:
             return
-        ids, entries = examples.rows["item_id"].to_list(), examples.rows["item"].to_list()
+        ids, entries = examples.texts("item_id"), examples.texts("item")
         rows = self._ids.admit(ids[i] for i in at.tolist())  # int32 [n]
         content_at, contents = self._contents([entries[i] for i in at.tolist() if entry[i]], entry[at])
         kernel.learn(
             rows, content_at, contents, examples.columns["item_vector"][at], examples.first_ordinal + at,
-            examples.rows["ts_ms"].to_numpy()[at], examples.clock_ms[at],
+            examples.numbers("ts_ms")[at], examples.clock_ms[at],
             self._refresh.progress.slot, self._items, self._refresh.book, self._taken, self._rule,
         )  # fmt: skip
         self._rows.mark(rows)
