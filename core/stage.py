@@ -1,7 +1,6 @@
 """The contracts: what a host may ask of a stage, and what the learner stage asks of its parts."""
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,9 +89,10 @@ class Examples:
 
     def part(self, start: int, stop: int) -> "Examples":
         """Rows [start, stop), without `columns`."""
-        own = copy(self)
-        own._start, own._stop = self._start + start, self._start + stop
+        own = Examples.__new__(Examples)
         own.first_ordinal, own.clock_ms, own.columns = self.first_ordinal + start, self.clock_ms[start:stop], {}
+        own._frame, own._start, own._stop = self._frame, self._start + start, self._start + stop
+        own._texts, own._numbers = self._texts, self._numbers
         return own
 
 

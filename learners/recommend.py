@@ -1,20 +1,19 @@
 """The recommendation chain over one version of the serving cache: personal, similar, popular, newest."""
 
-import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from core.errors import FreshetError, SettingsError
 from core.hashing import FINGERPRINT_BYTES
+from learners.ranking import BlockRanking, Entry, Items, ItemTable, Ranking, ordered
 from learners.search import dots, fill_bounds, search
-from learners.tables import BLOCK_ROWS, MIN_MS, WIDE_COLUMN, Space, Table
+from learners.tables import MIN_MS, WIDE_COLUMN, Space
 
 NO_LINK = "none"  # source of an empty list
-_FIRST_ENTRIES = 64  # of a kept ranking: a page of 20 and 30 seen items
 
 
 class RequestError(FreshetError, ValueError):
@@ -68,11 +67,23 @@ class State:
     def ranking(self, column: str, now_ms: int) -> "Ranking":
         """Items by a column of `item_popularity`. The kept one has left out rooms that ended before the clock."""
         if now_ms < self.clock_ms:
-            return Ranking(self.items["item_popularity"], self.items, column, now_ms)
+            return BlockRanking(self.items["item_popularity"], self.items, column, now_ms)
         kept = self._rankings.get(column)
         if kept is None:
-            kept = self._rankings[column] = Ranking(self.items["item_popularity"], self.items, column, self.clock_ms)
+            kept = self._rankings[column] = BlockRanking(self.items["item_popularity"], self.items, column, self.clock_ms)
         return kept
+
+    def asker(self, user_id: str) -> "Asker":
+        """What is known of a user, known or not."""
+        row, recent, event_ms = self.users.row(user_id), list[int](), MIN_MS
+        history, vectors = self.users["user_history"], self.users["user_vectors"]
+        if row >= 0 and history.has(row):
+            recent = _known_rows(self.items, history.cell(row, "recent"))
+            event_ms = int(history.cell(row, "event_ms"))
+        vector = user_vector(self.users, row)
+        if vector is not None:
+            event_ms = max(event_ms, int(vectors.cell(row, "event_ms")))
+        return Asker(vector, recent, event_ms)
 
 
 class Recommended(NamedTuple):
@@ -94,78 +105,34 @@ class Recommendations:
     versions: dict[str, int]  # writer -> rows of its input behind what was used
 
 
-class Entry(NamedTuple):
-    row: int
-    value: float
-    start_ms: int
-    end_ms: int
+class Asker(NamedTuple):
+    """What a state knows of the user who asks."""
+
+    vector: np.ndarray | None  # float32 [w]
+    recent: list[int]  # rows of the user's last items that are known, newest first
+    event_ms: int  # of the newest event behind them
 
 
-class Ranking:
-    """Items by one column of `item_popularity`, highest first, ties by id; computed as far as somebody reads.
+class Served(Protocol):
+    """A state that lists can be made of: one version of the cache, or a state that is changed in place."""
 
-    Blocks know their highest value, so a ranking costs a pass over blocks and a sort of the rows in the best of them.
-    """
+    @property
+    def items(self) -> Items: ...
 
-    def __init__(self, table: Table, items: Space, column: str, floor_ms: int) -> None:
-        """Rooms that ended at `floor_ms` or before are left out."""
-        self._table, self._items, self._column, self._floor_ms = table, items, column, floor_ms
-        self._kept: tuple[list[Entry], bool] = ([], False)  # with: whether these are all
+    @property
+    def clock_ms(self) -> int: ...
 
-    def __iter__(self) -> Iterator[Entry]:
-        at = 0
-        while True:
-            entries, complete = self._kept
-            if at < len(entries):
-                yield entries[at]
-                at += 1
-            elif complete:
-                return
-            else:
-                self._kept = self._best(max(_FIRST_ENTRIES, 2 * at))
+    def ranking(self, column: str, now_ms: int) -> Iterable[Entry]: ...
 
-    def _best(self, count: int) -> tuple[list[Entry], bool]:
-        """The first `count` entries, and whether there are no more."""
-        peaks = np.array([block.peak(self._column) for block in self._table.blocks], dtype=np.float64)
-        rows, values = self._candidates(peaks, count)
-        if rows.size > count:
-            within = values >= np.partition(values, values.size - count)[values.size - count]
-            rows, values = rows[within], values[within]
-        return [self._entry(row, value) for value, row in _ordered(self._items, rows, values, count)], rows.size < count
-
-    def _candidates(self, peaks: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """All rows above some value, at least `count` of them unless those are all there are."""
-        blocks = count
-        while blocks < peaks.size:
-            found = self._above(np.partition(peaks, peaks.size - blocks)[peaks.size - blocks], peaks)
-            if found[0].size >= count:
-                return found
-            blocks *= 4
-        return self._above(-np.inf, peaks)
-
-    def _above(self, threshold: float, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rows, values = [np.empty(0, dtype=np.int64)], [np.empty(0)]
-        absent = self._table.empty.records[self._column][0]
-        for index in np.flatnonzero(peaks >= threshold).tolist():
-            held = self._table.blocks[index].records
-            column = held[self._column]
-            listed = held["present"] & (held["end_ms"] > self._floor_ms) & (column > absent)
-            slots = np.flatnonzero(listed & (column >= threshold))
-            rows.append(slots + index * BLOCK_ROWS)
-            values.append(column[slots].astype(np.float64))
-        return np.concatenate(rows), np.concatenate(values)
-
-    def _entry(self, row: int, value: float) -> Entry:
-        return Entry(row, value, int(self._table.cell(row, "start_ms")), int(self._table.cell(row, "end_ms")))
+    def asker(self, user_id: str) -> Asker: ...
 
 
 @dataclass
 class _Request:
-    state: State
+    state: Served
     config: CacheConfig
     now_ms: int
-    vector: np.ndarray | None  # float32 [w]
-    recent: list[int]  # rows of the user's last items that the cache knows, newest first
+    asker: Asker
     taken: set[int]  # rows that no link may give (again)
 
 
@@ -184,18 +151,27 @@ def recommend(
     Raises:
         RequestError: k is out of range or a link unknown.
     """
-    chain = _checked(config, k, links)
-    request, event_ms = _open(state, config, user_id, now_ms)
-    listed: list[Recommended] = []
-    for link in chain:
-        if len(listed) < k:
-            for row, score in LINKS[link](request, k - len(listed)):
-                request.taken.add(row)
-                listed.append(Recommended(state.items.id_of(row), score, link))
-                event_ms = max(event_ms, _evidence_ms(state.items, config, row, link))
+    asker = state.asker(user_id)
+    picks, event_ms = fill(state, config, asker, k, links, now_ms), asker.event_ms
+    listed = [Recommended(state.items.id_of(row), score, link) for row, score, link in picks]
+    event_ms = max([event_ms, *(_evidence_ms(state.items, config, row, link) for row, _, link in picks)])
     versions = {name: writer.version for name, writer in state.writers.items()}
     source = listed[0].link if listed else NO_LINK
     return Recommendations(tuple(listed), source, event_ms if event_ms > MIN_MS else None, state.clock_ms, versions)
+
+
+def fill(
+    state: Served, config: CacheConfig, asker: Asker, k: int, links: Sequence[str] | None = None, now_ms: int | None = None
+) -> list[tuple[int, float, str]]:
+    """(row, score, link) of the list: what `recommend` gives, without names. Arguments and errors as there."""
+    request = _Request(state, config, state.clock_ms if now_ms is None else now_ms, asker, set(asker.recent))
+    listed: list[tuple[int, float, str]] = []
+    for link in _checked(config, k, links):
+        if len(listed) < k:
+            for row, score in LINKS[link](request, k - len(listed)):
+                request.taken.add(row)
+                listed.append((row, score, link))
+    return listed
 
 
 def _checked(config: CacheConfig, k: int, links: Sequence[str] | None) -> Sequence[str]:
@@ -206,20 +182,6 @@ def _checked(config: CacheConfig, k: int, links: Sequence[str] | None) -> Sequen
         if link not in LINKS:
             raise RequestError(f"there is no link {link!r}; the links are {', '.join(LINKS)}")
     return chain
-
-
-def _open(state: State, config: CacheConfig, user_id: str, now_ms: int | None) -> tuple[_Request, int]:
-    """The request, and the event time behind the user's own rows."""
-    row, recent, event_ms = state.users.row(user_id), list[int](), MIN_MS
-    history, vectors = state.users["user_history"], state.users["user_vectors"]
-    if row >= 0 and history.has(row):
-        recent = _known_rows(state.items, history.cell(row, "recent"))
-        event_ms = int(history.cell(row, "event_ms"))
-    vector = user_vector(state.users, row)
-    if vector is not None:
-        event_ms = max(event_ms, int(vectors.cell(row, "event_ms")))
-    now_ms = state.clock_ms if now_ms is None else now_ms
-    return _Request(state, config, now_ms, vector, recent, set(recent)), event_ms
 
 
 def user_vector(users: Space, row: int) -> np.ndarray | None:
@@ -234,7 +196,7 @@ def _known_rows(items: Space, recent: bytes) -> list[int]:
     return [row for row in map(items.row_of_key, keys) if row >= 0]
 
 
-def _evidence_ms(items: Space, config: CacheConfig, row: int, link: str) -> int:
+def _evidence_ms(items: Items, config: CacheConfig, row: int, link: str) -> int:
     """Event time of the newest event behind the columns that put this row in the list."""
     used = EVIDENCE.get(link, ("item_popularity",))
     if link == "personal" and config.popularity_weight:
@@ -243,7 +205,7 @@ def _evidence_ms(items: Space, config: CacheConfig, row: int, link: str) -> int:
 
 
 def _personal(request: _Request, count: int) -> list[Pick]:
-    items, query = request.state.items, request.vector
+    items, query = request.state.items, request.asker.vector
     table, shelf = items["item_vectors"], items["item_popularity"]
     if query is None or table.width != query.size:  # the widths differ only while a new model replaces an old one
         return []
@@ -254,7 +216,7 @@ def _personal(request: _Request, count: int) -> list[Pick]:
     fill_bounds(float(np.linalg.norm(query.astype(np.float64))), request.now_ms, table.column("norm"), bias, boost, *columns, bounds)
     bounds[sorted(request.taken)] = -np.inf
     rows, scores = search(query, bounds, bias, boost, table.gather, table.chunks, count)
-    return [(row, value) for value, row in _ordered(items, rows, scores, count)]
+    return [(row, value) for value, row in ordered(items, rows, scores, count)]
 
 
 def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndarray:
@@ -262,23 +224,23 @@ def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndar
     return config.popularity_weight * math.log(2) * log2_popularity
 
 
-def _dots(table: Table, query: np.ndarray) -> np.ndarray:
+def _dots(table: ItemTable, query: np.ndarray) -> np.ndarray:
     """float32 [allocated rows]: query . vector, 0 where there is none."""
     return np.concatenate([dots(query, vectors) for _, vectors in table.chunks()])
 
 
 def _similar(request: _Request, count: int) -> list[Pick]:
     items = request.state.items
-    sources = [row for row in request.recent if _placed(items, row)][: request.config.similar_items]
+    sources = [row for row in request.asker.recent if _placed(items, row)][: request.config.similar_items]
     return _top(request, _similarity(items, sources), count) if sources else []
 
 
-def _placed(items: Space, row: int) -> bool:
+def _placed(items: Items, row: int) -> bool:
     """Whether there is anything to compare the item by."""
     return items["item_vectors"].has(row) or items["item_tokens"].has(row)
 
 
-def _similarity(items: Space, sources: list[int]) -> np.ndarray:
+def _similarity(items: Items, sources: list[int]) -> np.ndarray:
     """float64 [allocated rows]: mean over the sources of the cosine, or of the shared token prefix where a vector is missing.
 
     -inf where that is not above 0.
@@ -290,7 +252,7 @@ def _similarity(items: Space, sources: list[int]) -> np.ndarray:
     return np.where(total > 0, total / len(sources), -np.inf)
 
 
-def _cosines(items: Space, sources: list[int]) -> np.ndarray:
+def _cosines(items: Items, sources: list[int]) -> np.ndarray:
     """float64 [allocated rows]: sum of the cosines with each source, 0 where there is no vector."""
     table = items["item_vectors"]
     query = np.zeros(table.width, dtype=np.float32)
@@ -302,7 +264,7 @@ def _cosines(items: Space, sources: list[int]) -> np.ndarray:
     return np.where(table.column("present") & np.isfinite(cosines), cosines.astype(np.float64), 0.0)
 
 
-def _shared_prefix(items: Space, source: int) -> np.ndarray:
+def _shared_prefix(items: Items, source: int) -> np.ndarray:
     """float64 [allocated rows]: share of the tokens that are the source's, from the first on; 0 where both have a vector.
 
     Codebooks are warm-started, so a word keeps its meaning from version to version, and items may be coded by different ones.
@@ -319,7 +281,7 @@ def _shared_prefix(items: Space, source: int) -> np.ndarray:
     return shared / max(1, tokens.width)
 
 
-def _shown(items: Space, now_ms: int) -> np.ndarray:
+def _shown(items: Items, now_ms: int) -> np.ndarray:
     """bool [allocated rows]: not removed, and open if it is a live room."""
     table = items["item_popularity"]
     return np.asarray(~table.column("removed") & (table.column("start_ms") <= now_ms) & (table.column("end_ms") > now_ms))
@@ -332,13 +294,7 @@ def _top(request: _Request, scores: np.ndarray, count: int) -> list[Pick]:
     scores[sorted(request.taken)] = -np.inf
     floor = np.partition(scores, scores.size - count)[scores.size - count] if scores.size > count else -np.inf
     rows = np.flatnonzero((scores >= floor) & (scores > -np.inf))
-    return [(row, value) for value, row in _ordered(items, rows, scores[rows], count)]
-
-
-def _ordered(items: Space, rows: np.ndarray, values: np.ndarray, count: int) -> list[tuple[float, int]]:
-    """(value, row) of the `count` highest values, ties by id."""
-    keyed = zip((-values).tolist(), map(items.id_of, rows.tolist()), rows.tolist(), strict=True)
-    return [(-negated, row) for negated, _, row in heapq.nsmallest(count, keyed)]
+    return [(row, value) for value, row in ordered(items, rows, scores[rows], count)]
 
 
 def _popular(request: _Request, count: int) -> list[Pick]:
@@ -375,5 +331,5 @@ def nearest(state: State, config: CacheConfig, item_id: str, count: int) -> list
     items, row = state.items, state.items.row(item_id)
     if row < 0 or not count or not _placed(items, row):
         return []
-    request = _Request(state, config, state.clock_ms, None, [], {row})
+    request = _Request(state, config, state.clock_ms, Asker(None, [], MIN_MS), {row})
     return [(items.id_of(near), value) for near, value in _top(request, _similarity(items, [row]), count)]
