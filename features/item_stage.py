@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -191,13 +192,25 @@ class ItemFeatures:
 
     def touched(self) -> dict[str, pl.DataFrame]:
         """`item_popularity` of the items seen, changed or removed since the last call, in order of the first change."""
-        live = [id_ for id_, removal in self._touched.items() if removal is None]
-        gone = [(id_, *removal, True) for id_, removal in self._touched.items() if removal is not None]
-        self._touched = {}
-        popularity = self._popularity(live)
+        live, removed = self.take_touched()
+        gone = [(id_, *removal, True) for id_, removal in removed.items()]
+        popularity = from_columns(ITEM_POPULARITY, self._published(live))
         if gone:
             popularity = pl.concat([popularity, pl.DataFrame(gone, schema=DELTA_BASE, orient="row")], how="diagonal")
         return {"item_popularity": popularity}
+
+    def take_touched(self) -> tuple[list[str], dict[str, tuple[int, int]]]:
+        """The items to be told of, in order of the first change: those that have a row, and of the others version and event time."""
+        live = [id_ for id_, removal in self._touched.items() if removal is None]
+        removed = {id_: removal for id_, removal in self._touched.items() if removal is not None}
+        self._touched = {}
+        return live, removed
+
+    def popularity(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Of n items that have a row: log2_popularity float64 [n], NaN without an event; first_ms, start_ms, end_ms, and more of a row."""
+        rows = self.ids.lookup(ids)
+        told = {name: self.rows[name][rows] for name in ("version", "last_ms", "count", "popular_ms", "first_ms", "start_ms", "end_ms")}
+        return {**told, "log2_popularity": log2_popularity(told["count"], told["popular_ms"], self._popularity_half_life_ms)}
 
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`."""
@@ -207,23 +220,19 @@ class ItemFeatures:
                 self._touched.setdefault(id_, None)
         return ended
 
-    def _popularity(self, ids: list[str]) -> pl.DataFrame:
-        rows = self.ids.lookup(ids)
-        told = {name: self.rows[name][rows] for name in ("version", "last_ms", "count", "popular_ms", "first_ms", "start_ms", "end_ms")}
-        log2 = log2_popularity(told["count"], told["popular_ms"], self._popularity_half_life_ms)
-        return from_columns(
-            ITEM_POPULARITY,
-            {
-                "id": ids,
-                "version": told["version"],
-                "event_ms": told["last_ms"],
-                "removed": np.zeros(len(ids), dtype=np.bool_),
-                "log2_popularity": _nulls(log2, np.isnan(log2)),
-                "first_ms": told["first_ms"],
-                "start_ms": _nulls(told["start_ms"], told["start_ms"] == NONE_MS),
-                "end_ms": _nulls(told["end_ms"], told["end_ms"] == NONE_MS),
-            },
-        )
+    def _published(self, ids: list[str]) -> dict[str, Any]:
+        told = self.popularity(ids)
+        log2 = told["log2_popularity"]
+        return {
+            "id": ids,
+            "version": told["version"],
+            "event_ms": told["last_ms"],
+            "removed": np.zeros(len(ids), dtype=np.bool_),
+            "log2_popularity": _nulls(log2, np.isnan(log2)),
+            "first_ms": told["first_ms"],
+            "start_ms": _nulls(told["start_ms"], told["start_ms"] == NONE_MS),
+            "end_ms": _nulls(told["end_ms"], told["end_ms"] == NONE_MS),
+        }
 
     def snapshot(self, into: Snapshot) -> None:
         """The ids, the chunks of rows (linked where unchanged), and the rest as JSON."""

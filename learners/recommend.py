@@ -124,8 +124,6 @@ class Served(Protocol):
 
     def ranking(self, column: str, now_ms: int) -> Iterable[Entry]: ...
 
-    def asker(self, user_id: str) -> Asker: ...
-
 
 @dataclass
 class _Request:

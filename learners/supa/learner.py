@@ -106,10 +106,22 @@ class Nodes:
         bias = {"bias": pl.Float32()} if self.side == kernel.ITEM else {}
         return pl.Schema({**DELTA_BASE, "vector": vector, **bias})
 
-    def publish(self) -> pl.DataFrame:
-        """Rows changed and ids removed since the last call; of a removed id the vector is null."""
+    def take_touched(self) -> np.ndarray:
+        """int64: rows changed since the last call."""
         rows = np.flatnonzero(self.table.touched[: len(self.ids.ids)])
         self.table.touched[rows] = False
+        return rows
+
+    def take_removed(self) -> list[tuple[str, int, int]]:
+        """(id, version, event time) of the ids removed since the last call and not back since."""
+        gone = [(id_, version, event_ms) for id_, (version, event_ms) in self.removed.items()]
+        self.removed.clear()
+        back = self.ids.lookup([row[0] for row in gone]) >= 0
+        return list(compress(gone, ~back))
+
+    def publish(self) -> pl.DataFrame:
+        """Rows changed and ids removed since the last call; of a removed id the vector is null."""
+        rows = self.take_touched()
         columns = {
             "id": [self.ids.ids[row] for row in rows],
             "version": self.table.version[rows],
@@ -122,11 +134,8 @@ class Nodes:
         return pl.concat([changed, self._removals()]) if self.removed else changed
 
     def _removals(self) -> pl.DataFrame:
-        """Ids removed since the last call and not back since."""
-        gone = [(id_, version, event_ms, True) for id_, (version, event_ms) in self.removed.items()]
-        self.removed.clear()
-        back = self.ids.lookup([row[0] for row in gone]) >= 0
-        base = pl.DataFrame(gone, schema=DELTA_BASE, orient="row").filter(~pl.Series(back, dtype=pl.Boolean))
+        gone = [(*row, True) for row in self.take_removed()]
+        base = pl.DataFrame(gone, schema=DELTA_BASE, orient="row")
         return base.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in self.schema().items() if name not in DELTA_BASE)
 
     def snapshot(self, into: Snapshot) -> None:

@@ -129,10 +129,24 @@ class TokenizerLearner:
         self._items.pending[span] |= self._items.status[span] == CODED
         return ended
 
+    def take_touched(self) -> np.ndarray:
+        """int64: rows whose codes, or their codebook, changed since the last call."""
+        rows = np.flatnonzero(self._items.pending[: len(self._ids.ids)])
+        self._items.pending[rows] = False
+        return rows
+
+    def take_removed(self) -> dict[str, tuple[int, int]]:
+        """Id -> ordinal and clock of the items that lost their codes since the last call; some may have codes again."""
+        gone, self._removed = self._removed, {}
+        return gone
+
+    def codes_of(self, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+        """Ids and codes, int [n, levels], of rows that have codes."""
+        return [self._ids.ids[row] or "" for row in rows.tolist()], self._items.codes[rows]
+
     def _touched_tokens(self) -> pl.DataFrame:
         schema, items = item_tokens_schema(self.config.levels), self._items
-        rows = np.flatnonzero(items.pending)
-        items.pending[rows] = False
+        rows = self.take_touched()
         changed = from_columns(
             schema,
             {
@@ -147,8 +161,7 @@ class TokenizerLearner:
         if not self._removed:
             return changed
         back = set(changed["id"])
-        gone = [(id_, *at, True, None, None) for id_, at in self._removed.items() if id_ not in back]
-        self._removed = {}
+        gone = [(id_, *at, True, None, None) for id_, at in self.take_removed().items() if id_ not in back]
         return pl.concat([pl.DataFrame(gone, schema=schema, orient="row"), changed])
 
     @property
