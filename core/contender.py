@@ -82,3 +82,11 @@ class LabelModel(Protocol):
     def save(self) -> State: ...
 
     def load(self, state: State) -> None: ...
+
+
+def grown(array: np.ndarray, size: int) -> np.ndarray:
+    """The same array, or one at least twice as long with zeros behind, that holds `size` rows."""
+    if size <= array.shape[0]:
+        return array
+    more = max(size, 2 * array.shape[0]) - array.shape[0]
+    return np.concatenate([array, np.zeros((more, *array.shape[1:]), dtype=array.dtype)])
