@@ -269,15 +269,8 @@ def read_catalogue(path: Path, mapping: Mapping) -> list[Message]:
 
 
 def _entries(rows: pl.DataFrame, mapping: Mapping, rule: CatalogueRule) -> list[Message]:
-    told = {
-        "title": rule.title,
-        "author": rule.author,
-        "categories": rule.categories,
-        "tags": rule.tags,
-        "start": rule.start,
-        "end": rule.end,
-    }
-    texts = {name: text for name, text in told.items() if text is not None}
+    names = ("text", "author", "categories", "tags", "start", "end")
+    texts = {name: text for name in names if (text := getattr(rule, name)) is not None}
     try:
         fields = {name: _expression(rows, text) for name, text in {"item_id": rule.item, **texts}.items()}
         numbers = {name: _expression(rows, text).cast(pl.Float64, strict=False) for name, text in rule.numbers.items()}

@@ -1,0 +1,1 @@
+"""What Freshet is measured against: simple lists and label models, judged as learned models are (`core.contender`)."""
