@@ -1,6 +1,6 @@
 """What Freshet is made of: from settings to the two stages and the cache. The hosts drive what is built here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -8,7 +8,7 @@ import polars as pl
 from core.composite import CompositeStage
 from core.position import Upstream
 from core.schemas import EVENT
-from core.stage import Stage
+from core.stage import Learner, Stage
 from features.config import ItemConfig, UserConfig
 from features.item_stage import ItemFeatures
 from features.user_stage import UserStage
@@ -23,6 +23,7 @@ from streams.settings import Settings
 
 FEATURES = "features"  # name of the user stage: its consumer group, checkpoints and metrics
 LEARNER = "learner"
+PARTS = ("items", "supa", "tokenizer")  # of the learner stage, in order
 
 
 def user_config(s: Settings, partition: int) -> UserConfig:
@@ -52,8 +53,8 @@ def item_config(s: Settings) -> ItemConfig:
     )
 
 
-def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
-    """Item features, then SUPA, then the tokenizer, which reads SUPA's item vectors."""
+def learner_stage(s: Settings, batches_partitions: int, parts: Sequence[str] = PARTS) -> CompositeStage:
+    """Item features, then SUPA, then the tokenizer, which reads SUPA's item vectors; or the first of these alone."""
     supa = SupaConfig(
         dimensions=s.dimensions, max_users=s.max_users, max_items=s.max_items, negative_block_rows=s.negative_block_rows, seed=s.seed
     )
@@ -65,7 +66,12 @@ def learner_stage(s: Settings, batches_partitions: int) -> CompositeStage:
         refresh_seconds=s.token_refresh_seconds,
         seed=s.seed,
     )
-    return CompositeStage([ItemFeatures(item_config(s)), SupaLearner(supa), TokenizerLearner(tokenizer)], batches_partitions)
+    made: dict[str, Callable[[], Learner]] = {
+        "items": lambda: ItemFeatures(item_config(s)),
+        "supa": lambda: SupaLearner(supa),
+        "tokenizer": lambda: TokenizerLearner(tokenizer),
+    }
+    return CompositeStage([made[name]() for name in parts], batches_partitions)
 
 
 def cache(s: Settings) -> ParameterCache:

@@ -29,6 +29,60 @@ Message = tuple[bytes | None, bytes | None]  # key, JSON value
 Progress = Callable[[int], None]
 
 
+class ToExamples:
+    """Messages to records of `examples`: decoding, routing and the user stages, in one process and without a broker.
+
+    In: messages in order. Out: records in the learner's order; ticks follow where there are several partitions of `batches`.
+    """
+
+    def __init__(self, s: Settings, work_dir: Path) -> None:
+        self.s = s
+        limits = limits_of(s)
+        self._events, self._items = EventDecoder(limits), ItemDecoder(limits)
+        self._event_source, self._item_source = Upstream(s.events_topic, 0, LOCAL), Upstream(s.items_topic, 0, LOCAL)
+        self._examples, self._offset = Output(s.examples_topic, 0), 0
+        batches = [Output(s.batches_topic, p) for p in range(s.batches_partitions)]
+        self._packer = Packer(batches, self._examples, {self._event_source: 0, self._item_source: 0})
+        upstreams = [Upstream(s.batches_topic, p, LOCAL) for p in range(s.batches_partitions)]
+        self.users = [StageDriver(pipeline.user_stage(s, u, work_dir / str(u.partition)), u) for u in upstreams]
+        self.counts: dict[str, int] = {"events": 0, "items": 0, "dead_letters": 0}
+
+    def items(self, messages: Iterable[Message], batch: int) -> Iterator[list[Record]]:
+        """Catalogue changes: the records of each `batch` messages."""
+        for raw in _cut(messages, batch, self._packer.ends[self._item_source]):
+            yield self._take(self._item_source, self._items.decode(raw), raw[-1].offset + 1, "items")
+
+    def events(self, messages: Iterable[Message], batch: int) -> Iterator[list[Record]]:
+        """Events: the records of each `batch` messages; then the clock of every partition is brought up to date."""
+        for raw in _cut(messages, batch, self._packer.ends[self._event_source]):
+            yield self._take(self._event_source, self._events.decode(raw), raw[-1].offset + 1, "events")
+
+    def _take(self, source: Upstream, decoded: Decoded, end: int, count: str) -> list[Record]:
+        self.counts[count] += decoded.rows.height
+        self.counts["dead_letters"] += len(decoded.dead)
+        packed = self._packer.pack({source: Chunk(decoded.rows, end)})
+        ticks = self._packer.tick() if self.s.batches_partitions > 1 else []
+        return [record for packed_ in [*packed, *ticks] if (record := self._route(packed_)) is not None]
+
+    def _route(self, packed: Packed) -> Record | None:
+        if packed.output == self._examples:
+            return self._record(packed.stamp, packed.rows)
+        driver = self.users[packed.output.partition]
+        offset = driver.positions.next_offset
+        rows = driver.apply(Record(offset, packed.stamp, packed.rows))
+        if rows is None:
+            return None
+        return self._record(Stamp(pipeline.FEATURES, (Range(driver.positions.own, offset, offset + 1),)), rows)
+
+    def _record(self, stamp: Stamp, rows: pl.DataFrame) -> Record:
+        self._offset += 1
+        return Record(self._offset - 1, stamp, rows)
+
+    def close(self) -> None:
+        for driver in self.users:
+            driver.stage.close()
+
+
 class LocalPipeline:
     """All stages in one process, fed with messages. With one partition of `batches` the result is the same wherever they are cut;
     with several a tick follows each batch, and the clocks with it.
@@ -36,52 +90,32 @@ class LocalPipeline:
     After `feed_*`, `cache` holds what a server would hold. `sent_ms` stands for the Kafka timestamp of what is fed.
     """
 
-    def __init__(self, s: Settings, work_dir: Path) -> None:
+    def __init__(self, s: Settings, work_dir: Path, parts: Sequence[str] = pipeline.PARTS) -> None:
+        """`parts`: of the learner stage; see `pipeline.learner_stage`."""
         self.s = s
         self.cache = pipeline.cache(s)
-        limits = limits_of(s)
-        self._events, self._items = EventDecoder(limits), ItemDecoder(limits)
-        self._event_source, self._item_source = Upstream(s.events_topic, 0, LOCAL), Upstream(s.items_topic, 0, LOCAL)
-        self._examples = Output(s.examples_topic, 0)
-        batches = [Output(s.batches_topic, p) for p in range(s.batches_partitions)]
-        self._packer = Packer(batches, self._examples, {self._event_source: 0, self._item_source: 0})
-        upstreams = [Upstream(s.batches_topic, p, LOCAL) for p in range(s.batches_partitions)]
-        self.users = [StageDriver(pipeline.user_stage(s, u, work_dir / str(u.partition)), u) for u in upstreams]
-        self.learner = StageDriver(pipeline.learner_stage(s, s.batches_partitions), Upstream(s.examples_topic, 0, LOCAL))
-        self.counts: dict[str, int] = {"events": 0, "items": 0, "dead_letters": 0}
+        self.front = ToExamples(s, work_dir)
+        self.users, self.counts = self.front.users, self.front.counts
+        stage = pipeline.learner_stage(s, s.batches_partitions, parts)
+        self.learner = StageDriver(stage, Upstream(s.examples_topic, 0, LOCAL))
 
     def feed_items(self, messages: Iterable[Message], batch: int = 2_000) -> None:
         """Catalogue changes, in order."""
-        for raw in _cut(messages, batch, self._packer.ends[self._item_source]):
-            self._take(self._item_source, self._items.decode(raw), raw[-1].offset + 1, "items")
+        for records in self.front.items(messages, batch):
+            self._learn(records)
 
     def feed_events(self, messages: Iterable[Message], batch: int = 2_000, progress: Progress = lambda rows: None) -> None:
         """Events, in order; then the clock of every partition is brought up to date."""
-        for raw in _cut(messages, batch, self._packer.ends[self._event_source]):
-            self._take(self._event_source, self._events.decode(raw), raw[-1].offset + 1, "events")
-            progress(len(raw))
+        taken = self.counts["events"] + self.counts["dead_letters"]
+        for records in self.front.events(messages, batch):
+            self._learn(records)
+            told, taken = taken, self.counts["events"] + self.counts["dead_letters"]
+            progress(taken - told)
 
-    def _take(self, source: Upstream, decoded: Decoded, end: int, count: str) -> None:
-        self.counts[count] += decoded.rows.height
-        self.counts["dead_letters"] += len(decoded.dead)
-        packed = self._packer.pack({source: Chunk(decoded.rows, end)})
-        ticks = self._packer.tick() if self.s.batches_partitions > 1 else []
-        for record in [*packed, *ticks]:
-            self._route(record)
+    def _learn(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self.learner.apply(record)
         self._publish()
-
-    def _route(self, packed: Packed) -> None:
-        if packed.output == self._examples:
-            self._learn(packed.stamp, packed.rows)
-            return
-        driver = self.users[packed.output.partition]
-        offset = driver.positions.next_offset
-        rows = driver.apply(Record(offset, packed.stamp, packed.rows))
-        if rows is not None:
-            self._learn(Stamp(pipeline.FEATURES, (Range(driver.positions.own, offset, offset + 1),)), rows)
-
-    def _learn(self, stamp: Stamp, rows: pl.DataFrame) -> None:
-        self.learner.apply(Record(self.learner.positions.next_offset, stamp, rows))
 
     def _publish(self) -> None:
         for name, driver in self._named().items():
@@ -98,8 +132,8 @@ class LocalPipeline:
         return {name: driver.stage.digest() for name, driver in self._named().items()}
 
     def close(self) -> None:
-        for driver in [*self.users, self.learner]:
-            driver.stage.close()
+        self.front.close()
+        self.learner.stage.close()
 
 
 def _cut(messages: Iterable[Message], batch: int, first: int) -> Iterator[list[RawMessage]]:
