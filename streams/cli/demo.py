@@ -83,7 +83,7 @@ def removed(s: Settings, others_use_it: bool) -> Iterator[None]:
 def local_instead(s: Settings, items: Sequence[Message], messages: Sequence[Message], share: float) -> None:
     """Without a broker: the same log and stages in this process, and marked as such."""
     console.rule("[yellow]no Kafka: REPLAY HOST, without a broker")
-    result = replay_locally(s.model_copy(update={"batches_partitions": 1}), items, messages, CHUNK, share)
+    result = replay_locally(s.model_copy(update={"batches_partitions": 1}), items, messages, CHUNK, share, len(messages))
     table = Table("replay host (no Kafka)", "")
     for name in ("events", "dead_letters", "events_per_second", "judged", "hit_rate_20", "popular_hit_rate_20", "mrr_20", "popular_mrr_20"):
         table.add_row(name.replace("_", " "), f"{result[name]:,}")

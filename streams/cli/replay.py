@@ -1,9 +1,11 @@
 """`freshet replay`: a logged stream through the same stages, without a broker, or through Kafka."""
 
+import datetime
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,15 +16,23 @@ from core.errors import SettingsError
 from streams import bundled
 from streams.cli.common import Bootstrap, Namespace, console, progress, settings
 from streams.evaluation import K, Prequential
-from streams.producing import Message, Sender, read_log, send_all
+from streams.logs.mapping import NAMES, Mapping, load_mapping
+from streams.logs.reader import EVERYTHING, Log, MemoryLog, Span, open_log, read_catalogue
+from streams.pipeline import PARTS
+from streams.producing import Message, Sender, send_all
 from streams.replay import LocalPipeline
 from streams.settings import Settings
 
 
 def replay(
-    log: Annotated[Path | None, typer.Argument(help="Parquet or NDJSON events in order; none given: the bundled log.")] = None,
+    log: Annotated[Path | None, typer.Argument(help="Parquet, NDJSON or CSV, a file or a directory; none given: the bundled log.")] = None,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Kafka.")] = False,
-    catalogue: Annotated[Path | None, typer.Option(help="NDJSON catalogue entries, taken first.")] = None,
+    mapping: Annotated[str, typer.Option(help=f"How rows become events: a file, or {', '.join(NAMES)}.")] = "freshet",
+    catalogue: Annotated[Path | None, typer.Option(help="Catalogue entries, taken first: NDJSON, or what the mapping reads.")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="Event time of the first event: RFC 3339 or epoch ms.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Event time that ends it, itself left out.")] = None,
+    sort: Annotated[bool, typer.Option("--sort", help="Sort a log that is not in order of time, in memory.")] = False,
+    parts: Annotated[str, typer.Option(help="With --local: features, or features,supa, or all (features,supa,tokenizer).")] = "all",
     events: Annotated[int, typer.Option(help="Events at most; 0 takes all.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Events per batch: judged lists are up to that old.")] = 1_000,
     rate: Annotated[float, typer.Option(help="Events per second through Kafka; 0 as fast as it goes.")] = 0.0,
@@ -36,34 +46,76 @@ def replay(
     Example: freshet replay --local --events 10000
     """
     s = settings(bootstrap_servers, namespace=namespace)
-    items, messages = _messages(log, catalogue)
-    messages = messages[:events] if events else messages
+    rule = load_mapping(mapping)
+    s = s.model_copy(update={"event_types": tuple(dict.fromkeys((*s.event_types, *rule.types)))})
+    items, opened = opened_log(log, rule, catalogue, Span(at_ms(first, "--from"), at_ms(until, "--to")), sort)
+    messages: Iterable[Message] = (message for part in opened.batches() for message in part.messages)
+    messages, total = (islice(messages, events), events) if events else (messages, opened.rows)
     if not local:
-        _through_kafka(s, items, messages, rate)
+        _through_kafka(s, items, messages, total, rate)
         return
-    result = replay_locally(s.model_copy(update={"batches_partitions": 1}), items, messages, batch, sample)
+    one = s.model_copy(update={"batches_partitions": 1})
+    result = replay_locally(one, items, messages, batch, sample, total, parts_of(parts))
     console.print_json(json.dumps(result)) if as_json else console.print(_table(result))
 
 
-def _messages(log: Path | None, catalogue: Path | None) -> tuple[Sequence[Message], Sequence[Message]]:
+def opened_log(
+    log: Path | None, mapping: Mapping, catalogue: Path | None, span: Span = EVERYTHING, sort: bool = False
+) -> tuple[list[Message], Log]:
+    """Catalogue messages and the log: files, or the bundled ones where no log is named."""
     if log is None:
-        return list(bundled.item_messages()), list(bundled.event_messages())
-    items = [(None, value) for _, value in read_log(catalogue)] if catalogue else []
-    return items, list(read_log(log))
+        return list(bundled.item_messages()), MemoryLog(list(bundled.event_messages()), span)
+    return read_catalogue(catalogue, mapping) if catalogue else [], open_log(log, mapping, span, sort)
 
 
-def replay_locally(s: Settings, items: Sequence[Message], messages: Sequence[Message], batch: int, share: float) -> dict[str, object]:
+def at_ms(text: str | None, option: str) -> int | None:
+    """A time of the command line, ms.
+
+    Raises:
+        SettingsError: it is neither RFC 3339 nor a number of ms.
+    """
+    if text is None or text.isdigit():
+        return None if text is None else int(text)
+    try:
+        at = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SettingsError(f"{option} {text}: give epoch ms, or a time such as 2017-10-02T08:00:00Z") from error
+    return round((at if at.tzinfo else at.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """Parts of the learner stage by the names of `--parts`.
+
+    Raises:
+        SettingsError: it names none of them, or one without what it reads.
+    """
+    known = {"features": 1, "features,supa": 2, "features,supa,tokenizer": 3, "all": 3}
+    if text not in known:
+        raise SettingsError(f"--parts {text}: give one of {'; '.join(known)}")
+    return PARTS[: known[text]]
+
+
+def replay_locally(
+    s: Settings,
+    items: Sequence[Message],
+    messages: Iterable[Message],
+    batch: int,
+    share: float,
+    total: int,
+    parts: Sequence[str] = PARTS,
+) -> dict[str, object]:
     """Run all stages here with a bar; what came of it, with a digest of each stage's state."""
     with tempfile.TemporaryDirectory(prefix="freshet-") as directory, progress() as bar:
-        local = LocalPipeline(s, Path(directory))
+        local = LocalPipeline(s, Path(directory), parts)
         judge = Prequential(lambda user, links: [i.item_id for i in local.cache.recommend(user, K, links).items], share)
-        task = bar.add_task("replaying", total=len(messages), note="")
+        task = bar.add_task("replaying", total=total, note="")
         local.feed_items(items)
-        started = time.monotonic()
-        for at in range(0, len(messages), batch):
-            judge_all(judge, at, messages[at : at + batch])
-            local.feed_events(messages[at : at + batch], batch)
-            done = at + len(messages[at : at + batch])
+        started, done, rest = time.monotonic(), 0, iter(messages)
+        while taken := list(islice(rest, batch)):
+            if share:
+                judge_all(judge, done, taken)
+            local.feed_events(taken, batch)
+            done += len(taken)
             bar.update(task, completed=done, note=f"{done / (time.monotonic() - started):,.0f} events/s")
         seconds = time.monotonic() - started
         digests = local.digests()
@@ -71,7 +123,7 @@ def replay_locally(s: Settings, items: Sequence[Message], messages: Sequence[Mes
     return {
         **local.counts,
         "seconds": round(seconds, 2),
-        "events_per_second": round(len(messages) / seconds) if seconds else 0,
+        "events_per_second": round(done / seconds) if seconds else 0,
         "judged": judge.served.judged,
         "sample": share,
         "hit_rate_20": round(judge.served.hit_rate, 4),
@@ -107,13 +159,13 @@ def _table(result: dict[str, object]) -> Table:
     return table
 
 
-def _through_kafka(s: Settings, items: Sequence[Message], messages: Sequence[Message], rate: float) -> None:
+def _through_kafka(s: Settings, items: Sequence[Message], messages: Iterable[Message], total: int, rate: float) -> None:
     if not s.bootstrap_servers:
         raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or --local for a replay without one")
     sender = Sender(s)
     try:
         with progress() as bar:
-            task = bar.add_task("replaying", total=len(items) + len(messages), note=f"to {s.events_topic}")
+            task = bar.add_task("replaying", total=len(items) + total, note=f"to {s.events_topic}")
             send_all(sender, s.items_topic, items, 0.0, lambda sent: bar.advance(task, sent))
             send_all(sender, s.events_topic, messages, rate, lambda sent: bar.advance(task, sent))
     finally:
