@@ -119,8 +119,7 @@ class Covisitation:
         """Neighbours of the user's last item above all others, which are as popular as they are; NaN without an event."""
         scores = order_scores(self._order, items)
         at = self._last_item[user] if user < self._last_item.size else NOBODY
-        if at >= 0:
-            there = self._neighbours[at] >= 0
+        if at >= 0 and (there := self._neighbours[at] >= 0).any():
             high = np.nanmax(scores) + 1.0 - self._scores[at][there].min()
             scores[self._neighbours[at][there]] = high + self._scores[at][there]
         return scores

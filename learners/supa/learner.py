@@ -94,6 +94,11 @@ class Nodes:
         h = long + self.table.short[rows] if self.config.short_vector else long
         return np.concatenate([h, context] if self.side == kernel.USER else [context, h], axis=1)
 
+    def biases(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [n]: what is added to the product."""
+        biases: np.ndarray = self.table.bias[rows, SERVED]
+        return biases
+
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`."""
         span, ended = self.rounds.take(rows, len(self.ids.ids))
@@ -128,7 +133,7 @@ class Nodes:
             "event_ms": self.table.event_ms[rows],
             "removed": np.zeros(rows.size, np.bool_),
             "vector": self.vectors(rows),
-            "bias": self.table.bias[rows, SERVED],
+            "bias": self.biases(rows),
         }
         changed = from_columns(self.schema(), columns)
         return pl.concat([changed, self._removals()]) if self.removed else changed

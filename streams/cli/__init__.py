@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 
 from core.errors import FreshetError
 from monitoring.metrics import version
-from streams.cli import demo, doctor, produce, replay, run
+from streams.cli import demo, doctor, evaluate, produce, replay, run
 from streams.cli.common import complain
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command()(run.learn)
 app.command()(run.serve)
 app.command()(produce.produce)
 app.command()(replay.replay)
+app.command()(evaluate.evaluate)
 app.command()(doctor.doctor)
 
 

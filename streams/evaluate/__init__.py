@@ -1,0 +1,5 @@
+"""The evaluation host: drives the stages over a log, and judges what they serve before they learn it."""
+
+from streams.evaluate.host import Evaluation, Options
+
+__all__ = ["Evaluation", "Options"]
