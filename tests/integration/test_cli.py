@@ -15,7 +15,7 @@ from streams.broker import EmbeddedBroker
 from streams.cli import app
 from tests import live
 
-COMMANDS = ("demo", "up", "broker", "ingest", "worker", "learn", "serve", "produce", "replay", "doctor")
+COMMANDS = ("demo", "up", "broker", "ingest", "worker", "learn", "serve", "produce", "replay", "evaluate", "doctor")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("core", "features", "freshet", "learners", "monitoring", "streams")
+PACKAGES = ("core", "evaluation", "features", "freshet", "learners", "monitoring", "streams")
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -60,6 +60,7 @@ def test_the_wheel_holds_the_packages_their_data_and_the_licences(wheel: Path) -
     assert {name.split("/")[0] for name in names} - set(PACKAGES) == {f"{'-'.join(wheel.stem.split('-')[:2])}.dist-info"}
     for path in ("kuairand_events.parquet", "kuairand_items.parquet", "NOTICE"):
         assert f"streams/data/{path}" in names
+    assert {f"streams/logs/mappings/{path.name}" for path in (ROOT / "streams/logs/mappings").glob("*.toml")} < names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any("__pycache__" in name or name.startswith("tests") for name in names)
 
