@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from learners.ranking import Entry, Ranking, entries, ordered
-from learners.search import highest, norms
-from learners.tables import ITEM_TABLES, MIN_MS, WIDE_COLUMN, Field, records
+from learners.ranking import Ranking
+from learners.search import norms, update_peaks
+from learners.tables import BLOCK_BITS, BLOCK_ROWS, ITEM_TABLES, WIDE_COLUMN, Field, records
 
 
 class LiveTable:
@@ -22,6 +22,7 @@ class LiveTable:
         self._columns = {name: records(fields, 0)[name] for name, _, _ in fields}
         self._columns[WIDE_COLUMN] = np.zeros((0, 0), dtype=np.float32)
         self._held = self._columns  # views of the rows in use
+        self._peaks: dict[str, tuple[np.ndarray, set[int]]] = {}  # column -> of each block; blocks written since
 
     @property
     def width(self) -> int:
@@ -36,6 +37,7 @@ class LiveTable:
                 self._columns[name] = np.concatenate([self._columns[name], more[name]])
             wide = self._columns[WIDE_COLUMN]
             self._columns[WIDE_COLUMN] = np.concatenate([wide, np.zeros((more.size, self.width), dtype=wide.dtype)])
+        self._touched(np.arange(self._held["present"].size, rows))
         self._held = {name: column[:rows] for name, column in self._columns.items()}
 
     def put(self, rows: np.ndarray, columns: Mapping[str, np.ndarray], wide: np.ndarray | None = None) -> None:
@@ -49,12 +51,14 @@ class LiveTable:
         if wide is not None:
             self._held[WIDE_COLUMN][rows] = wide
         self._held["present"][rows], self._held["removed"][rows] = True, False
+        self._touched(rows)
 
     def drop(self, rows: np.ndarray) -> None:
         """Remove rows in use: int64 [n]. They read as not there, but for `removed`."""
         for name, _, absent in self._fields:
             self._held[name][rows] = absent
         self._held["removed"][rows] = True
+        self._touched(rows)
 
     def column(self, name: str) -> np.ndarray:
         return self._held[name]
@@ -72,9 +76,25 @@ class LiveTable:
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         yield 0, self._held[WIDE_COLUMN]
 
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        wide: np.ndarray = self._held[WIDE_COLUMN][rows]
-        return wide
+    def parts(self, blocks: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        yield 0, self._held[WIDE_COLUMN], blocks
+
+    def peaks(self, name: str) -> np.ndarray:
+        """float64 [blocks]: the largest value of a column in each. Computed anew where rows were written since it was last asked for."""
+        column, blocks = self._held[name], -(-self._held[name].size // BLOCK_ROWS)
+        peaks, stale = self._peaks.get(name, (np.empty(0), set()))
+        stale.update(range(peaks.size, blocks))
+        if peaks.size < blocks:
+            peaks = np.append(peaks, np.zeros(blocks - peaks.size))
+        if stale:
+            update_peaks(column, np.array(sorted(stale), dtype=np.int64), peaks)
+        self._peaks[name] = peaks, set()
+        return peaks
+
+    def _touched(self, rows: np.ndarray) -> None:
+        blocks = set((rows >> BLOCK_BITS).tolist())
+        for _, stale in self._peaks.values():
+            stale.update(blocks)
 
 
 class LiveItems:
@@ -101,22 +121,6 @@ class LiveItems:
             table.grow(len(self.ids))
 
 
-class _LiveRanking(Ranking):
-    """A pass over the column. True until the next change."""
-
-    def __init__(self, items: LiveItems, column: str, floor_ms: int) -> None:
-        super().__init__()
-        table = items["item_popularity"]
-        values = table.column(column).astype(np.float64)
-        absent = float(MIN_MS) if table.column(column).dtype.kind == "i" else -np.inf
-        listed = table.column("present") & (table.column("end_ms") > floor_ms) & (values > absent)
-        self._items, self._values = items, np.where(listed, values, -np.inf)
-
-    def best(self, count: int) -> tuple[list[Entry], bool]:
-        rows = highest(self._values, count)
-        return entries(self._items, ordered(self._items, rows, self._values[rows], count)), rows.size < count
-
-
 class LiveState:
     """What lists are made of, between two changes: see `learners.recommend.Served`."""
 
@@ -134,7 +138,7 @@ class LiveState:
         """Items by a column of `item_popularity`, without rooms that ended before `now_ms` and the clock."""
         floor_ms = min(now_ms, self.clock_ms)
         if (column, floor_ms) not in self._rankings:
-            self._rankings[column, floor_ms] = _LiveRanking(self.items, column, floor_ms)
+            self._rankings[column, floor_ms] = Ranking(self.items, column, floor_ms)
         return self._rankings[column, floor_ms]
 
     def put_vectors(self, rows: np.ndarray, vectors: np.ndarray, bias: np.ndarray) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 
 from core.errors import FreshetError, SettingsError
 from core.hashing import FINGERPRINT_BYTES
-from learners.ranking import BlockRanking, Entry, Items, ItemTable, Ranking, ordered
-from learners.search import dots, fill_bounds, search
+from learners.ranking import Entry, Items, ItemTable, Ranking, ordered
+from learners.search import Columns, Query, block_bounds, dots, search
 from learners.tables import MIN_MS, WIDE_COLUMN, Space
 
 NO_LINK = "none"  # source of an empty list
@@ -67,10 +67,10 @@ class State:
     def ranking(self, column: str, now_ms: int) -> "Ranking":
         """Items by a column of `item_popularity`. The kept one has left out rooms that ended before the clock."""
         if now_ms < self.clock_ms:
-            return BlockRanking(self.items["item_popularity"], self.items, column, now_ms)
+            return Ranking(self.items, column, now_ms)
         kept = self._rankings.get(column)
         if kept is None:
-            kept = self._rankings[column] = BlockRanking(self.items["item_popularity"], self.items, column, self.clock_ms)
+            kept = self._rankings[column] = Ranking(self.items, column, self.clock_ms)
         return kept
 
     def asker(self, user_id: str) -> "Asker":
@@ -207,19 +207,23 @@ def _personal(request: _Request, count: int) -> list[Pick]:
     table, shelf = items["item_vectors"], items["item_popularity"]
     if query is None or table.width != query.size:  # the widths differ only while a new model replaces an old one
         return []
-    bias, boost, bounds = table.column("bias"), np.empty(0), np.empty(items.allocated)
-    if request.config.popularity_weight:
-        boost = popularity_term(request.config, shelf.column("log2_popularity"))
-    columns = (table.column("present"), shelf.column("removed"), shelf.column("start_ms"), shelf.column("end_ms"))
-    fill_bounds(float(np.linalg.norm(query.astype(np.float64))), request.now_ms, table.column("norm"), bias, boost, *columns, bounds)
-    bounds[sorted(request.taken)] = -np.inf
-    rows, scores = search(query, bounds, bias, boost, table.gather, table.chunks, count)
+    asked = Query(query, float(np.linalg.norm(query.astype(np.float64))), _per_log2(request.config), request.now_ms)
+    columns = Columns(
+        table.column("norm"), table.column("bias"), shelf.column("log2_popularity"), table.column("present"),
+        shelf.column("removed"), shelf.column("start_ms"), shelf.column("end_ms"),
+    )  # fmt: skip
+    bounds = block_bounds(asked, table.peaks("norm"), table.peaks("bias"), shelf.peaks("log2_popularity"))
+    rows, scores = search(asked, columns, bounds, table.parts, np.array(sorted(request.taken), dtype=np.int64), count)
     return [(row, value) for value, row in ordered(items, rows, scores, count)]
 
 
 def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndarray:
     """What popularity adds to a personal score: -inf without an event, so that such items are left to `newest`."""
-    return config.popularity_weight * math.log(2) * log2_popularity
+    return _per_log2(config) * log2_popularity
+
+
+def _per_log2(config: CacheConfig) -> float:
+    return config.popularity_weight * math.log(2)
 
 
 def _dots(table: ItemTable, query: np.ndarray) -> np.ndarray:

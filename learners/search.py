@@ -1,22 +1,25 @@
 """The k largest dot products of a query with many vectors, exactly, without computing most of them.
 
-A product is at most |query| |vector|. So the vectors with the highest such bounds are scored first, and of the others only those whose
-bound reaches the k-th best score so far. On a click stream that is one in ten: few items have both a long vector and a high bias.
+A product is at most |query| |vector|. Blocks of rows know their longest vector, highest bias and most popular item: those with the
+highest bound are scored first, and of the others only the rows whose own bound reaches the k-th best score so far. On a click stream
+most blocks are never looked into: they hold items that are no longer popular.
 Source: the bound is Cauchy-Schwarz; the use for maximum inner products, Teflioudi, Gemulla, Mykytiuk, "LEMP", SIGMOD 2015.
 """
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from core.compiled import compiled, inlined
+from learners.tables import BLOCK_ROWS
 
 LANES = 8
 SLACK = 1e-4  # of a bound, relative: rounding of norms and of float32 sums of up to 1,000 terms
+SUM_SLACK = 1e-12  # of what popularity adds, relative: rounding of a float64 sum in another order
 SHORTEST = 1e-30  # norm of a vector with a direction; below, its inverse leaves float32
-SEEDS = 64  # scored first, at least: they set a high bar for the rest
 
-Chunk = tuple[int, np.ndarray]  # first row, float32 [m, w]
+Part = tuple[int, np.ndarray, np.ndarray]  # first row, float32 [m, w], int64: blocks of it
 
 
 @inlined
@@ -76,37 +79,6 @@ def norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(lengths, np.finfo(np.float32).max).astype(np.float32), inverse.astype(np.float32)
 
 
-@compiled
-def fill_bounds(
-    query_norm: float,
-    now_ms: int,
-    norm: np.ndarray,
-    bias: np.ndarray,
-    boost: np.ndarray,
-    present: np.ndarray,
-    removed: np.ndarray,
-    start_ms: np.ndarray,
-    end_ms: np.ndarray,
-    bounds: np.ndarray,
-) -> None:
-    """float64 [n]: what a row's score cannot exceed; -inf where it has no vector, is removed, or is a room that is not open.
-
-    Args:
-        norm: float32 [n].
-        bias: float32 [n], added to the product.
-        boost: float64 [n], added to that; or [0], for none.
-        present, removed: bool [n].
-        start_ms, end_ms: int64 [n].
-    """
-    for r in range(bounds.shape[0]):
-        bounds[r] = -np.inf
-        if present[r] and not removed[r] and start_ms[r] <= now_ms < end_ms[r]:
-            reach = query_norm * norm[r]
-            bounds[r] = reach + SLACK * reach + bias[r] if np.isfinite(reach) else np.inf
-            if boost.size:
-                bounds[r] += boost[r] + SLACK * abs(boost[r]) if boost[r] > -np.inf else -np.inf
-
-
 @inlined
 def sift(heap: np.ndarray, value: float) -> None:
     """Replace the smallest value of a binary min-heap."""
@@ -125,105 +97,151 @@ def sift(heap: np.ndarray, value: float) -> None:
 
 
 @compiled
-def highest(values: np.ndarray, count: int) -> np.ndarray:
-    """int64: the rows of the `count` largest values above -inf, those equal to the last of them included, in row order."""
-    heap = np.full(count, -np.inf)
-    for r in range(values.shape[0]):
-        if values[r] > heap[0]:
-            sift(heap, values[r])
-    found = 0
-    for r in range(values.shape[0]):
-        found += values[r] >= heap[0] and values[r] > -np.inf
-    rows = np.empty(found, dtype=np.int64)
-    found = 0
-    for r in range(values.shape[0]):
-        if values[r] >= heap[0] and values[r] > -np.inf:
-            rows[found] = r
-            found += 1
-    return rows
+def update_peaks(values: np.ndarray, blocks: np.ndarray, peaks: np.ndarray) -> None:
+    """peaks[b], float64, = the largest of values[b * BLOCK_ROWS : (b + 1) * BLOCK_ROWS], for each b of `blocks` (int64)."""
+    for block in blocks:
+        first = block * BLOCK_ROWS
+        peaks[block] = values[first : first + BLOCK_ROWS].max()
+
+
+@compiled
+def highest(
+    values: np.ndarray, absent: float, present: np.ndarray, end_ms: np.ndarray, floor_ms: int, peaks: np.ndarray, count: int
+) -> np.ndarray:
+    """int64: the rows of the `count` largest values, those equal to the last of them included, in no order.
+
+    Args:
+        values: [n]; only those above `absent` count.
+        present: bool [n].
+        end_ms: int64 [n]; rows that ended at `floor_ms` or before do not count.
+        peaks: float64 [blocks], by `update_peaks`.
+    """
+    heap, rows, held = np.full(count, -np.inf), np.empty(values.shape[0], dtype=np.int64), 0
+    for block in np.argsort(-peaks):
+        if peaks[block] < heap[0]:
+            break
+        for r in range(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, values.shape[0])):
+            value = np.float64(values[r])
+            if value >= heap[0] and value > absent and present[r] and end_ms[r] > floor_ms:
+                rows[held] = r
+                held += 1
+                if value > heap[0]:
+                    sift(heap, value)
+    kept: np.ndarray = rows[:held][values[rows[:held]] >= heap[0]]
+    return kept
+
+
+class Columns(NamedTuple):
+    """What decides which rows may be listed and what is added to their products, [n] each."""
+
+    norm: np.ndarray  # float32, of the vector
+    bias: np.ndarray  # float32
+    log2_popularity: np.ndarray  # float64, -inf without an event
+    present: np.ndarray  # bool: there is a vector
+    removed: np.ndarray  # bool
+    start_ms: np.ndarray  # int64: listed from here
+    end_ms: np.ndarray  # int64: no longer listed from here
+
+
+class Query(NamedTuple):
+    """What is looked for."""
+
+    vector: np.ndarray  # float32 [w]
+    norm: float
+    popularity_weight: float  # of log2_popularity; 0: popularity does not count, not even that there is none
+    now_ms: int
+
+
+@inlined
+def bound(query: Query, norm: float, bias: float, log2_popularity: float) -> float:
+    """What the score of such a row cannot exceed; does not fall as any of the three rises."""
+    reach = query.norm * norm
+    most = reach + SLACK * reach + bias if np.isfinite(reach) else np.inf
+    if query.popularity_weight > 0.0:
+        term = query.popularity_weight * log2_popularity
+        most = most + term + SUM_SLACK * abs(term) if term > -np.inf else -np.inf
+    return most
+
+
+@compiled
+def block_bounds(query: Query, norm: np.ndarray, bias: np.ndarray, log2_popularity: np.ndarray) -> np.ndarray:
+    """float64 [blocks]: what no row of a block exceeds, from the peaks of the columns, float64 [blocks] each."""
+    out = np.empty(norm.shape[0])
+    for b in range(out.shape[0]):
+        out[b] = bound(query, norm[b], bias[b], log2_popularity[b])
+    return out
 
 
 @compiled
 def scan(
-    query: np.ndarray,
-    vectors: np.ndarray,
-    bias: np.ndarray,
-    boost: np.ndarray,
-    bounds: np.ndarray,
+    query: Query,
+    columns: Columns,
     first: int,
+    vectors: np.ndarray,
+    blocks: np.ndarray,
+    bounds: np.ndarray,
+    left_out: np.ndarray,
     heap: np.ndarray,
     rows: np.ndarray,
     scores: np.ndarray,
     held: int,
 ) -> int:
-    """Score the rows of a chunk whose bound reaches the bar; returns how many rows are held then.
+    """Score the rows of blocks whose bound reaches the bar; returns how many rows are held then.
 
     Args:
-        query: float32 [w].
+        first: row of vectors[0].
         vectors: float32 [m, w]: rows first to first + m.
-        bias, boost: as for `fill_bounds`.
-        bounds: float64 [n].
+        blocks: int64, those of them to look at, the highest of `bounds` (float64 [blocks]) first.
+        left_out: int64, rows.
         heap: float64 [k], min-heap of the k best scores so far; its smallest is the bar. Updated.
         rows, scores: int64, float64 [n]: rows that reached the bar when they were scored, and their scores. Updated.
         held: of those so far.
     """
-    for r in range(vectors.shape[0]):
-        at = first + r
-        if bounds[at] == -np.inf or bounds[at] < heap[0]:
-            continue
-        product = dot(query, vectors[r])
-        if not np.isfinite(product):
-            continue
-        score = np.float64(product) + np.float64(bias[at])
-        if boost.size:
-            score += boost[at]
-        if score >= heap[0] and score > -np.inf:
-            rows[held], scores[held] = at, score
-            held += 1
-            if score > heap[0]:
-                sift(heap, score)
+    for block in blocks:
+        if bounds[block] < heap[0] or bounds[block] == -np.inf:
+            break
+        for r in range(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, first + vectors.shape[0])):
+            if not (columns.present[r] and not columns.removed[r] and columns.start_ms[r] <= query.now_ms < columns.end_ms[r]):
+                continue
+            if bound(query, columns.norm[r], columns.bias[r], columns.log2_popularity[r]) < heap[0]:
+                continue
+            product = dot(query.vector, vectors[r - first])
+            score = np.float64(product) + np.float64(columns.bias[r])
+            if query.popularity_weight > 0.0:
+                score += query.popularity_weight * columns.log2_popularity[r]
+            if score >= heap[0] and np.isfinite(score) and not (left_out == r).any():
+                rows[held], scores[held] = r, score
+                held += 1
+                if score > heap[0]:
+                    sift(heap, score)
     return held
 
 
 def search(
-    query: np.ndarray,
-    bounds: np.ndarray,
-    bias: np.ndarray,
-    boost: np.ndarray,
-    gather: Callable[[np.ndarray], np.ndarray],
-    chunks: Callable[[], Iterable[Chunk]],
-    count: int,
+    query: Query, columns: Columns, bounds: np.ndarray, parts: Callable[[np.ndarray], Iterable[Part]], left_out: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and scores (int64, float64) of the `count` highest query . vector + bias + boost, ties with the last included, in no order.
+    """Rows and scores (int64, float64) of the `count` highest query . vector + bias + popularity, ties with the last included, in no order.
 
     Args:
-        query: float32 [w].
-        bounds: float64 [n], by `fill_bounds`; rows to leave out are -inf. Used up.
-        bias, boost: as for `fill_bounds`.
-        gather: rows -> their vectors, float32 [m, w].
-        chunks: all vectors, in order.
+        bounds: float64 [blocks], by `block_bounds`.
+        parts: blocks -> their vectors, in the same order.
+        left_out: int64, rows.
     """
-    heap = np.full(count, -np.inf)
-    rows, scores = np.empty(bounds.size, dtype=np.int64), np.empty(bounds.size)
-    seeds = highest(bounds, max(SEEDS, count))
-    products = dots(query, gather(seeds)).astype(np.float64) + bias[seeds]
-    products = products + boost[seeds] if boost.size else products
-    fine = np.isfinite(products)
-    held = int(np.count_nonzero(fine))
-    rows[:held], scores[:held] = seeds[fine], products[fine]
-    best = np.sort(products[fine])[-count:]
-    heap[: best.size] = best
-    heap.sort()  # ascending is a min-heap; empty places stay -inf
-    bounds[seeds] = -np.inf
-    for first, vectors in chunks():
-        held = scan(query, vectors, bias, boost, bounds, first, heap, rows, scores, held)
+    size, held = columns.norm.size, 0
+    heap, rows, scores = np.full(count, -np.inf), np.empty(size, dtype=np.int64), np.empty(size)
+    for first, vectors, blocks in parts(np.argsort(-bounds)):
+        if bounds[blocks[0]] < heap[0]:
+            break
+        held = scan(query, columns, first, vectors, blocks, bounds, left_out, heap, rows, scores, held)
     kept = scores[:held] >= heap[0]
     return rows[:held][kept], scores[:held][kept]
 
 
 def warm_up() -> None:
     """Compile what a first request would else wait for."""
-    one, bounds, times, flags = np.ones((1, 1), np.float32), np.empty(1), np.zeros(1, np.int64), np.zeros(1, np.bool_)
-    fill_bounds(1.0, 0, one[0], one[0], np.empty(0), ~flags, flags, times, times + 1, bounds)
-    search(one[0], bounds, one[0], np.empty(0), lambda rows: one[rows], lambda: [(0, one)], 1)
+    one, flag, time, peak = np.ones((1, 1), np.float32), np.ones(1, np.bool_), np.zeros(1, np.int64), np.ones(1)
+    query, columns = Query(one[0], 1.0, 0.0, 0), Columns(one[0], one[0], peak, flag, ~flag, time, time + 1)
+    search(query, columns, block_bounds(query, peak, peak, peak), lambda blocks: [(0, one, blocks)], time[:0], 1)
+    for values in (peak, time):
+        highest(values, -1.0, flag, time, -1, peak, 1)
     norms(one)

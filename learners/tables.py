@@ -95,6 +95,7 @@ class Table:
     rows: int  # present
     _older: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, compare=False, repr=False)
     _columns: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _peaks: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def cell(self, row: int, name: str) -> Any:
         """One value of a column."""
@@ -110,10 +111,17 @@ class Table:
         for index, block in enumerate(self.blocks):
             yield index << BLOCK_BITS, block.wide
 
-    def gather(self, rows: np.ndarray) -> np.ndarray:
-        """[n, width] of the wide column."""
-        cells = [self.blocks[row >> BLOCK_BITS].wide[row & (BLOCK_ROWS - 1)] for row in rows.tolist()]
-        return np.array(cells, dtype=self.empty.wide.dtype).reshape(len(cells), self.width)
+    def parts(self, blocks: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """(first row, [128, width] of the wide column, which block that is) of each of the blocks, int64 [n]."""
+        for at, index in enumerate(blocks.tolist()):
+            yield index << BLOCK_BITS, self.blocks[index].wide, blocks[at : at + 1]
+
+    def peaks(self, name: str) -> np.ndarray:
+        """float64 [blocks]: the largest value of a column in each, made once per version."""
+        peaks = self._peaks.get(name)
+        if peaks is None:
+            peaks = self._peaks[name] = np.array([block.peak(name) for block in self.blocks], dtype=np.float64)
+        return peaks
 
     def has(self, row: int) -> bool:
         return bool(self.cell(row, "present"))
