@@ -11,7 +11,8 @@ State = dict[str, np.ndarray]  # what a contender remembers, as named arrays (by
 
 @dataclass(frozen=True)
 class Run:
-    """n consecutive accepted events in log order. Users and items are numbered from 0 in the order of their first event."""
+    """n consecutive accepted events in log order. Users are numbered from 0 in the order of their first event, items in the order in
+    which the log first names them, catalogue entries included."""
 
     position: np.ndarray  # int64 [n], event's ordinal in the log
     ts_ms: np.ndarray  # int64 [n]
@@ -66,6 +67,7 @@ class Impression(NamedTuple):
     item_id: str
     context: dict[str, Any]  # the event's, {} where there is none
     entry: dict[str, Any]  # the item's catalogue entry, {} where there is none
+    score: float | None = None  # the pair's learned score, None where there is none
 
 
 class LabelModel(Protocol):

@@ -1,126 +1,124 @@
 """What an evaluation found, as numbers: the form that `--json` writes and docs/evaluation.md explains."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from evaluation.labels import score_labels
-from evaluation.lists import by_hour, gains, paired, rank_gains, summarise
+from evaluation import labels as of_label
+from evaluation.bootstrap import Scores, difference, with_intervals
+from evaluation.judgements import Judgements, Rows, comparable, contenders, coverage
+from evaluation.lists import gains, rank_gains
+from evaluation.report.markdown import to_markdown
 
-BASE = ("position", "ts_ms", "user", "item", "new_pair", "new_user", "new_item", "head")
-OPPOSITE = {"new_pair": "repeated_pair", "new_user": "old_user", "new_item": "old_item", "head": "tail"}
+__all__ = ["Judgements", "result", "rounded", "to_markdown"]
+
+OURS = "served"
 DIGITS = 6
-
-
-@dataclass(frozen=True)
-class Judgements:
-    """A row per judged event, in log order, with a column of ranks or probabilities for each contender behind the base columns."""
-
-    lists: pl.DataFrame  # BASE; rank in the list, 0 a miss
-    ranks: pl.DataFrame  # BASE, candidates; full rank, float
-    labels: pl.DataFrame  # BASE, label, y, revealed_ms; probability, NaN where there is none
+Metrics = Callable[[pl.DataFrame, str], dict[str, np.ndarray]]  # of one contender: metric -> float64, a value for each row
+Scored = dict[str, dict[str, Scores]]  # contender -> part -> scores
 
 
 def result(found: Judgements, first_position: int) -> dict[str, Any]:
     """All scores of the events at or behind `first_position`."""
-    lists, ranks, labels = (frame.filter(pl.col("position") >= first_position) for frame in (found.lists, found.ranks, found.labels))
+    kept = found.since(first_position)
+    lists, ranks, labels = kept.lists, comparable(kept.ranks), by_label(kept.labels)
+    scored = score_ranks(lists, list_metrics)
     told: dict[str, Any] = rounded(
         {
-            "lists": {name: _sliced(lists, partial(_list_scores, name=name)) for name in contenders(lists)},
-            "ranks": {name: _sliced(ranks, partial(_rank_scores, name=name)) for name in contenders(ranks)},
-            "labels": {str(label): _labels(labels.filter(pl.col("label") == label)) for label in labels["label"].unique().sort()},
-            "paired": _paired(lists),
-            "by_hour": {name: by_hour(lists, gains(lists[name].to_numpy())) for name in contenders(lists)},
+            "lists": _told(scored, {}),
+            "ranks": _told(score_ranks(ranks, rank_metrics), coverage(kept.ranks)),
+            "labels": {label: _label(rows) for label, rows in labels.items()},
+            "paired": {"lists": paired(scored)},
+            "by_hour": {
+                "lists": hourly(lists, list_metrics, ("hr@20", "mrr@20")),
+                "ranks": hourly(ranks, rank_metrics, ("mrr", "hit@20")),
+                "labels": {label: _label_hours(comparable(rows)) for label, rows in labels.items()},
+            },
         }
     )
     return told
 
 
-def contenders(frame: pl.DataFrame) -> list[str]:
-    """Names of the columns that are contenders."""
-    return [name for name in frame.columns if name not in (*BASE, "candidates", "label", "y", "revealed_ms")]
+def list_metrics(lists: pl.DataFrame, name: str) -> dict[str, np.ndarray]:
+    return gains(lists[name].to_numpy())
 
 
-def _list_scores(rows: pl.DataFrame, name: str, intervals: bool) -> dict[str, object]:
-    return summarise(gains(rows[name].to_numpy()), rows["user"].to_numpy(), ("hr@20", "mrr@20", "ndcg@20") if intervals else ())
+def rank_metrics(ranks: pl.DataFrame, name: str) -> dict[str, np.ndarray]:
+    return rank_gains(ranks[name].to_numpy().astype(np.float64), ranks["candidates"].to_numpy().astype(np.float64))
 
 
-def _rank_scores(rows: pl.DataFrame, name: str, intervals: bool) -> dict[str, object]:
-    metrics = rank_gains(rows[name].to_numpy().astype(np.float64), rows["candidates"].to_numpy().astype(np.float64))
-    return summarise(metrics, rows["user"].to_numpy(), ("mrr",) if intervals else ())
+def score_ranks(frame: pl.DataFrame, metrics: Metrics) -> Scored:
+    """Scores of each contender of `lists` or `ranks`."""
+    rows = Rows(frame)
+    return {name: rows.score(metrics(frame, name)) for name in contenders(frame)}
 
 
-def _sliced(rows: pl.DataFrame, score: Callable[..., dict[str, object]]) -> dict[str, object]:
-    """Scores of all rows, with intervals, and of each slice."""
-    told: dict[str, object] = {"all": score(rows, intervals=True)}
-    for name, opposite in OPPOSITE.items():
-        told[name] = score(rows.filter(pl.col(name)), intervals=False)
-        told[opposite] = score(rows.filter(~pl.col(name)), intervals=False)
+def score_label(frame: pl.DataFrame) -> Scored:
+    """Scores of each contender of the rows of one label."""
+    rows, y = Rows(frame), frame["y"].to_numpy()
+    return {name: of_label.score_labels(y, frame[name].to_numpy(), rows) for name in contenders(frame)}
+
+
+def by_label(labels: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Label -> its rows, in the order of their names."""
+    names = sorted(map(str, labels["label"].unique()))
+    return {name: labels.filter(pl.col("label") == name) for name in names}
+
+
+def paired(scored: Scored) -> dict[str, Any]:
+    """`served` less each baseline."""
+    if OURS not in scored:
+        return {}
+    return {name: difference(scored[OURS]["all"], of["all"]) for name, of in scored.items() if name != OURS}
+
+
+def hourly(frame: pl.DataFrame, metrics: Metrics, names: tuple[str, ...]) -> dict[str, Any]:
+    """`ts_ms` of each hour's start in event time, `n`, then of each contender some means."""
+    rows = Rows(frame)
+    told = _hours(rows)
+    for contender in contenders(frame):
+        of = metrics(frame, contender)
+        told[contender] = {name: rows.by_hour(of[name]) for name in names}
     return told
 
 
-def _labels(rows: pl.DataFrame) -> dict[str, object]:
-    delays = (rows["revealed_ms"] - rows["ts_ms"]).to_numpy()[rows["y"].to_numpy() == 1] / 1000
-    told: dict[str, object] = {"delay_seconds": _quantiles(delays)}
-    for name in contenders(rows):
-        known = rows.filter(pl.col(name).is_not_nan())
-        told[name] = score_labels(known["y"].to_numpy(), known[name].to_numpy().astype(np.float64), known["user"].to_numpy())
+def _hours(rows: Rows) -> dict[str, Any]:
+    return {"ts_ms": rows.hours_ms.tolist(), "n": np.bincount(rows.hour).tolist()}
+
+
+def _told(scored: Scored, shares: Mapping[str, float]) -> dict[str, Any]:
+    """Every part with its intervals; `all` with the share of rows for which the contender gave a number, if given."""
+    told: dict[str, Any] = {name: {part: with_intervals(of) for part, of in parts.items()} for name, parts in scored.items()}
+    for name in told:
+        if name in shares:
+            told[name]["all"]["coverage"] = shares[name]
     return told
+
+
+def _label(labels: pl.DataFrame) -> dict[str, Any]:
+    """The scores of one label, and after how long its positives were revealed."""
+    delays = (labels["revealed_ms"] - labels["ts_ms"]).to_numpy()[labels["y"].to_numpy() == 1] / 1000
+    return {"delay_seconds": _quantiles(delays), **_told(score_label(comparable(labels)), coverage(labels))}
+
+
+def _label_hours(labels: pl.DataFrame) -> dict[str, Any]:
+    rows, y = Rows(labels), labels["y"].to_numpy()
+    return {**_hours(rows), **{name: of_label.by_hour(y, labels[name].to_numpy(), rows) for name in contenders(labels)}}
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float] | None:
     return {f"p{q}": float(np.quantile(values, q / 100)) for q in (50, 90, 99)} if values.size else None
 
 
-def _paired(lists: pl.DataFrame) -> dict[str, object]:
-    """`served` less each baseline."""
-    if "served" not in lists.columns:
-        return {}
-    ours, user = gains(lists["served"].to_numpy()), lists["user"].to_numpy()
-    told: dict[str, object] = {}
-    for name in contenders(lists):
-        if name != "served":
-            theirs = gains(lists[name].to_numpy())
-            told[name] = {metric: paired(ours[metric], theirs[metric], user) for metric in ("hr@20", "mrr@20")}
-    return told
-
-
 def rounded(value: Any) -> Any:
-    """Floats to DIGITS significant digits, in any nesting."""
+    """Floats to DIGITS significant digits, those that are not finite as None, in any nesting."""
     if isinstance(value, dict):
         return {name: rounded(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [rounded(inner) for inner in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def to_markdown(told: dict[str, Any]) -> str:
-    """Tables of the lists, full ranks and labels."""
-    lists = _table(told["lists"], ("hr@20", "hr@5", "mrr@20", "ndcg@20", "n"), "list")
-    ranks = _table(told["ranks"], ("mrr", "hit@20", "hit@50", "mean_percentile", "n"), "full rank")
-    labels = [_label_table(name, scores) for name, scores in told["labels"].items()]
-    return "\n\n".join(table for table in [lists, ranks, *labels] if table) + "\n"
-
-
-def _table(scores: dict[str, Any], columns: Sequence[str], title: str) -> str:
-    if not scores:
-        return ""
-    head = [f"| {title} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-    return "\n".join(
-        [*head, *(f"| {name} | {' | '.join(_cell(of['all'][column]) for column in columns)} |" for name, of in scores.items())]
-    )
-
-
-def _label_table(label: str, scores: dict[str, Any]) -> str:
-    columns = ("auc", "gauc", "log_loss", "calibration", "n", "positives")
-    return _table({name: {"all": of} for name, of in scores.items() if name != "delay_seconds"}, columns, f"label {label}")
-
-
-def _cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.4f}"
-    return "" if value is None else str(value)
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value

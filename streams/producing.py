@@ -25,8 +25,8 @@ class Sender:
         self._producer = KafkaProducer(**security(s), acks="all", linger_ms=5, max_request_size=EVENT_RECORD_BYTES)
         self._failure: BaseException | None = None
 
-    def send(self, topic: str, message: Message) -> None:
-        """Hand over one message.
+    def send(self, topic: str, message: Message) -> Any:
+        """Hand over one message; the client's future of its acknowledgement.
 
         Raises:
             SendError: an earlier one did not arrive.
@@ -35,7 +35,7 @@ class Sender:
             raise SendError(f"a message did not reach {topic}: {self._failure!r}")
         key, value = message
         try:
-            self._producer.send(topic, value, key).add_errback(self._failed)
+            return self._producer.send(topic, value, key).add_errback(self._failed)
         except KafkaError as error:
             raise SendError(f"a message cannot be sent to {topic}: {error!r}") from error
 

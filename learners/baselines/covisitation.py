@@ -4,8 +4,8 @@ import numpy as np
 
 from core.compiled import compiled
 from core.contender import Run, State, grown
-from learners.baselines.order import Order, empty_order, forget, grow_order, load_order, rank_in, save_order
-from learners.baselines.popular import add_one, order_scores
+from learners.baselines.order import Order, empty_order, forget, grow_order, load_order, order_scores, rank_in, save_order
+from learners.baselines.popular import add_one
 
 NEIGHBOURS = 96  # of an item; the lowest gives way
 POPULAR_MS = 30 * 60_000.0
@@ -96,7 +96,7 @@ class Covisitation:
         self.name, self._half_life_ms, self._least_count = name, half_life_ms, least_count
         self._order, self._nobody = empty_order(), np.full(1, NOBODY, dtype=np.int32)
         self._neighbours, self._scores = np.empty((0, NEIGHBOURS), dtype=np.int32), np.empty((0, NEIGHBOURS))
-        self._last_item = np.empty(0, dtype=np.int32)
+        self._last_item, self._now_ms = np.empty(0, dtype=np.int32), 0
 
     def _grow(self, run: Run) -> None:
         self._order = grow_order(self._order, run.items)
@@ -113,29 +113,32 @@ class Covisitation:
             run.user, run.item, run.ts_ms, run.engaged, run.judged, run.seen, k, self._last_item,
             self._neighbours, self._scores, self._nobody, self._order, self._half_life_ms, self._least_count, out,
         )  # fmt: skip
+        self._now_ms = int(run.ts_ms[-1]) if len(run) else self._now_ms
         return out
 
     def scores(self, user: int, items: int) -> np.ndarray:
-        """Neighbours of the user's last item above all others, which are as popular as they are; NaN without an event."""
+        """Neighbours of the user's last item, as of the newest event, above all others, which are as popular as they are; NaN without
+        an event."""
         scores = order_scores(self._order, items)
         at = self._last_item[user] if user < self._last_item.size else NOBODY
-        if at >= 0 and (there := self._neighbours[at] >= 0).any():
-            high = np.nanmax(scores) + 1.0 - self._scores[at][there].min()
-            scores[self._neighbours[at][there]] = high + self._scores[at][there]
+        if at >= 0:
+            least = self._now_ms / self._half_life_ms + np.log2(self._least_count)
+            listed = (self._neighbours[at] >= 0) & (self._scores[at] >= least)
+            if listed.any():
+                own = self._scores[at][listed]
+                scores[self._neighbours[at][listed]] = np.nanmax(scores) + 1.0 + (own - own.min())
         return scores
 
     def remove(self, items: np.ndarray) -> None:
-        for item in items.tolist():
-            if item < self._order.score.size:
-                forget(self._order, item)
+        """What others went to from them is kept."""
+        forget(self._order, items)
         gone = np.isin(self._neighbours, items)
         self._neighbours[gone], self._scores[gone] = NOBODY, -np.inf
 
     def save(self) -> State:
         own: State = {"neighbours": self._neighbours, "scores": self._scores, "last_item": self._last_item}
-        return {**own, **{f"order_{name}": array for name, array in save_order(self._order).items()}}
+        return {name: array.copy() for name, array in own.items()} | {"now_ms": np.array([self._now_ms])} | save_order(self._order)
 
     def load(self, state: State) -> None:
-        self._neighbours, self._scores = state["neighbours"].copy(), state["scores"].copy()
-        self._last_item = state["last_item"].copy()
-        self._order = load_order({name: state[f"order_{name}"] for name in Order._fields})
+        self._neighbours, self._scores, self._last_item = (state[name].copy() for name in ("neighbours", "scores", "last_item"))
+        self._now_ms, self._order = int(state["now_ms"][0]), load_order(state)

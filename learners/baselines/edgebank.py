@@ -8,17 +8,15 @@ import numpy as np
 
 from core.compiled import compiled
 from core.contender import Run, State, grown
-from learners.baselines.order import Order, among, empty_order, forget, grow_order, load_order, rank_in, save_order
-from learners.baselines.popular import add_one, order_scores
+from learners.baselines.order import Order, among, empty_order, forget, grow_order, load_order, order_scores, rank_in, save_order
+from learners.baselines.popular import add_one
 
 POPULAR_MS = 30 * 60_000.0
 END = -1
 
 
 @compiled
-def remember(
-    head: np.ndarray, after: np.ndarray, entry_item: np.ndarray, entry_ms: np.ndarray, used: int, u: int, v: int, ts_ms: int
-) -> int:
+def remember(head: np.ndarray, after: np.ndarray, entry_item: np.ndarray, used: int, u: int, v: int) -> int:
     """Put an item at the head of a user's list, a new entry or the one it has; returns the entries in use."""
     at, before = head[u], END
     while at != END and entry_item[at] != v:
@@ -30,8 +28,22 @@ def remember(
         after[at], head[u] = head[u], at
     elif before != END:
         after[before], after[at], head[u] = after[at], head[u], at
-    entry_ms[at] = ts_ms
     return used
+
+
+@compiled
+def unlink(head: np.ndarray, after: np.ndarray, entry_item: np.ndarray, gone: np.ndarray) -> None:
+    """Take the items of which `gone` (bool [items]) holds out of all users' lists."""
+    for u in range(head.shape[0]):
+        at, before = head[u], END
+        while at != END:
+            if not gone[entry_item[at]]:
+                before = at
+            elif before == END:
+                head[u] = after[at]
+            else:
+                after[before] = after[at]
+            at = after[at]
 
 
 @compiled
@@ -72,7 +84,6 @@ def judge_memory(
     head: np.ndarray,
     after: np.ndarray,
     entry_item: np.ndarray,
-    entry_ms: np.ndarray,
     used: int,
     order: Order,
     out: np.ndarray,
@@ -83,71 +94,60 @@ def judge_memory(
         if judged[i]:
             out[i] = rank_by_memory(head, after, entry_item, user[i], item[i], seen[i], k, order, room)
         if engaged[i]:
-            used = remember(head, after, entry_item, entry_ms, used, user[i], item[i], ts_ms[i])
+            used = remember(head, after, entry_item, used, user[i], item[i])
             add_one(order, item[i], ts_ms[i], POPULAR_MS)
     return used
 
 
 class EdgeBank:
-    """State: an entry a pair (16 bytes), linked from its user, newest first; popularity. A step costs the user's items at most."""
+    """State: an entry a pair (8 bytes), linked from its user, newest first; popularity. A step costs the user's items at most."""
 
     name = "edgebank"
 
     def __init__(self) -> None:
         self._order, self._used = empty_order(), 0
-        self._head, self._after = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int32)
-        self._item, self._ms = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+        self._head, self._after, self._item = (np.empty(0, dtype=np.int32) for _ in range(3))
 
     def _grow(self, run: Run) -> None:
         self._order, users = grow_order(self._order, run.items), self._head.size
         self._head = grown(self._head, run.users)
         self._head[users:] = END
         entries = self._used + len(run)
-        self._after, self._item, self._ms = grown(self._after, entries), grown(self._item, entries), grown(self._ms, entries)
+        self._after, self._item = grown(self._after, entries), grown(self._item, entries)
 
     def judge(self, run: Run, k: int) -> np.ndarray:
         self._grow(run)
         out = np.zeros(len(run), dtype=np.int32)
         self._used = judge_memory(
-            run.user, run.item, run.ts_ms, run.engaged, run.judged, run.seen, k, self._head, self._after, self._item, self._ms,
-            self._used, self._order, out,
+            run.user, run.item, run.ts_ms, run.engaged, run.judged, run.seen, k,
+            self._head, self._after, self._item, self._used, self._order, out,
         )  # fmt: skip
         return out
 
     def scores(self, user: int, items: int) -> np.ndarray:
-        """The user's own items above all others, by last contact; the others as popular as they are, NaN without an event."""
+        """The user's own items above all others, newest first; the others as popular as they are, NaN without an event."""
         scores = order_scores(self._order, items)
-        at, top = int(self._head[user]) if user < self._head.size else END, np.nanmax(scores, initial=0.0)
-        while at != END:
-            scores[self._item[at]] = top + 1.0 + self._ms[at] / POPULAR_MS
-            at = int(self._after[at])
+        if own := self._items_of(user):
+            scores[own] = np.nanmax(scores) + np.arange(len(own), 0, -1)
         return scores
 
-    def remove(self, items: np.ndarray) -> None:
-        for item in items.tolist():
-            if item < self._order.score.size:
-                forget(self._order, item)
-        for user in np.flatnonzero(self._head != END).tolist():
-            self._unlink(user, items)
-
-    def _unlink(self, user: int, items: np.ndarray) -> None:
-        at, before = int(self._head[user]), END
+    def _items_of(self, user: int) -> list[int]:
+        own, at = [], int(self._head[user]) if user < self._head.size else END
         while at != END:
-            following = int(self._after[at])
-            if self._item[at] in items:
-                if before == END:
-                    self._head[user] = following
-                else:
-                    self._after[before] = following
-            else:
-                before = at
-            at = following
+            own.append(int(self._item[at]))
+            at = int(self._after[at])
+        return own
+
+    def remove(self, items: np.ndarray) -> None:
+        forget(self._order, items)
+        gone = np.zeros(self._order.score.size, dtype=np.bool_)
+        gone[items[items < gone.size]] = True
+        unlink(self._head, self._after, self._item, gone)
 
     def save(self) -> State:
-        own: State = {"head": self._head, "after": self._after, "item": self._item, "ms": self._ms, "used": np.array([self._used])}
-        return {**own, **{f"order_{name}": array for name, array in save_order(self._order).items()}}
+        own = {"head": self._head, "after": self._after, "item": self._item}
+        return {name: array.copy() for name, array in own.items()} | {"used": np.array([self._used])} | save_order(self._order)
 
     def load(self, state: State) -> None:
-        self._head, self._after, self._item, self._ms = (state[name].copy() for name in ("head", "after", "item", "ms"))
-        self._used = int(state["used"][0])
-        self._order = load_order({name: state[f"order_{name}"] for name in Order._fields})
+        self._head, self._after, self._item = (state[name].copy() for name in ("head", "after", "item"))
+        self._used, self._order = int(state["used"][0]), load_order(state)

@@ -46,15 +46,19 @@ def raise_to(order: Order, item: int, score: float) -> None:
 
 
 @compiled
-def forget(order: Order, item: int) -> None:
-    """As if never scored."""
-    order.score[item] = UNSCORED
-    at, last = order.rank_of[item], order.by_rank.shape[0] - 1
-    while at < last and order.score[order.by_rank[at + 1]] > UNSCORED:
-        below = order.by_rank[at + 1]
-        order.by_rank[at], order.rank_of[below] = below, at
-        at += 1
-    order.by_rank[at], order.rank_of[item] = item, at
+def forget(order: Order, items: np.ndarray) -> None:
+    """As if never scored: int32 [n]; items that there are not are left out."""
+    last = order.by_rank.shape[0] - 1
+    for item in items:
+        if item > last:
+            continue
+        order.score[item] = UNSCORED
+        at = order.rank_of[item]
+        while at < last and order.score[order.by_rank[at + 1]] > UNSCORED:
+            below = order.by_rank[at + 1]
+            order.by_rank[at], order.rank_of[below] = below, at
+            at += 1
+        order.by_rank[at], order.rank_of[item] = item, at
 
 
 @compiled
@@ -89,9 +93,37 @@ def rank_in(order: Order, item: int, left_out: np.ndarray, also_left_out: np.nda
     return before + 1
 
 
+def order_scores(order: Order, items: int) -> np.ndarray:
+    """float64 [items], NaN where there is none."""
+    scores = np.full(items, np.nan)
+    held = order.score[:items]
+    scores[: held.size] = np.where(held == UNSCORED, np.nan, held)
+    return scores
+
+
 def save_order(order: Order) -> State:
-    return {"score": order.score, "by_rank": order.by_rank, "rank_of": order.rank_of}
+    return {f"order_{name}": array.copy() for name, array in order._asdict().items()}
 
 
 def load_order(state: State) -> Order:
-    return Order(*(state[name].copy() for name in Order._fields))
+    return Order(*(state[f"order_{name}"].copy() for name in Order._fields))
+
+
+class OrderedItems:
+    """Lists that are the same for all users, but for what each has seen. State: a score an item, and their order."""
+
+    def __init__(self) -> None:
+        self._order = empty_order()
+
+    def scores(self, user: int, items: int) -> np.ndarray:
+        """What the order is by; NaN without an event."""
+        return order_scores(self._order, items)
+
+    def remove(self, items: np.ndarray) -> None:
+        forget(self._order, items)
+
+    def save(self) -> State:
+        return save_order(self._order)
+
+    def load(self, state: State) -> None:
+        self._order = load_order(state)

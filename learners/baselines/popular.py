@@ -6,11 +6,12 @@ import re
 import numpy as np
 
 from core.compiled import compiled
-from core.contender import Run, State
+from core.contender import Run
 from core.errors import SettingsError
-from learners.baselines.order import Order, empty_order, forget, grow_order, load_order, raise_to, rank_in, save_order
+from learners.baselines.order import Order, OrderedItems, grow_order, raise_to, rank_in
 
 NOTHING = np.full(1, -1, dtype=np.int32)
+NAME = re.compile(r"popular-([1-9]\d*)([smhd])")
 _UNIT_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -42,12 +43,12 @@ def judge_popular(
             add_one(order, item[i], ts_ms[i], half_life_ms)
 
 
-class Popular:
-    """The items with the highest decayed count. State: a score an item, and their order."""
+class Popular(OrderedItems):
+    """The items with the highest decayed count; their scores are its log2, forward."""
 
     def __init__(self, half_life_ms: int, name: str) -> None:
+        super().__init__()
         self.name, self._half_life_ms = name, float(half_life_ms)
-        self._order = empty_order()
 
     def judge(self, run: Run, k: int) -> np.ndarray:
         self._order = grow_order(self._order, run.items)
@@ -57,37 +58,14 @@ class Popular:
         )  # fmt: skip
         return out
 
-    def scores(self, user: int, items: int) -> np.ndarray:
-        """log2 of the count, forward; NaN without an event."""
-        return order_scores(self._order, items)
-
-    def remove(self, items: np.ndarray) -> None:
-        for item in items.tolist():
-            if item < self._order.score.size:
-                forget(self._order, item)
-
-    def save(self) -> State:
-        return save_order(self._order)
-
-    def load(self, state: State) -> None:
-        self._order = load_order(state)
-
-
-def order_scores(order: Order, items: int) -> np.ndarray:
-    """float64 [items], NaN where there is none."""
-    scores = np.full(items, np.nan)
-    held = order.score[:items]
-    scores[: held.size] = np.where(held == -np.inf, np.nan, held)
-    return scores
-
 
 def popular(name: str) -> Popular:
-    """`popular-30m` and the like.
+    """`popular-30m` and the like: a half-life of so many seconds, minutes, hours or days.
 
     Raises:
         SettingsError: the half-life cannot be read.
     """
-    found = re.fullmatch(r"popular-(\d+)([smhd])", name)
-    if not found or not int(found[1]):
-        raise SettingsError(f"baseline {name}: give a half-life, as in popular-90s, popular-30m, popular-2h, popular-1d")
+    found = NAME.fullmatch(name)
+    if not found:
+        raise SettingsError(f"--baseline {name}: give a half-life, as in popular-90s, popular-30m, popular-2h, popular-1d")
     return Popular(int(found[1]) * _UNIT_MS[found[2]], name)

@@ -3,9 +3,9 @@
 import numpy as np
 
 from core.compiled import compiled
-from core.contender import Run, State
-from learners.baselines.order import Order, empty_order, forget, grow_order, load_order, raise_to, rank_in, save_order
-from learners.baselines.popular import NOTHING, order_scores
+from core.contender import Run
+from learners.baselines.order import Order, OrderedItems, grow_order, raise_to, rank_in
+from learners.baselines.popular import NOTHING
 
 
 @compiled
@@ -27,31 +27,13 @@ def judge_recent(
             raise_to(order, item[i], float(position[i]))
 
 
-class Recent:
-    """The items by the position of their last engaged event. State: that position an item, and their order."""
+class Recent(OrderedItems):
+    """The items by the position of their last engaged event."""
 
     name = "recent"
-
-    def __init__(self) -> None:
-        self._order = empty_order()
 
     def judge(self, run: Run, k: int) -> np.ndarray:
         self._order = grow_order(self._order, run.items)
         out = np.zeros(len(run), dtype=np.int32)
         judge_recent(run.position, run.item, run.engaged, run.judged, run.seen, k, self._order, NOTHING, out)
         return out
-
-    def scores(self, user: int, items: int) -> np.ndarray:
-        """The position of the last event; NaN without one."""
-        return order_scores(self._order, items)
-
-    def remove(self, items: np.ndarray) -> None:
-        for item in items.tolist():
-            if item < self._order.score.size:
-                forget(self._order, item)
-
-    def save(self) -> State:
-        return save_order(self._order)
-
-    def load(self, state: State) -> None:
-        self._order = load_order(state)

@@ -4,24 +4,33 @@ import datetime
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from core.errors import SettingsError
 from streams import bundled
-from streams.cli.common import Bootstrap, Namespace, console, progress, settings
-from streams.evaluation import K, Prequential
+from streams.cli.common import Bootstrap, Namespace, console, progress, settings, tell
 from streams.logs.mapping import NAMES, Mapping, load_mapping
+from streams.logs.parts import Part, Place
 from streams.logs.reader import EVERYTHING, Log, MemoryLog, Span, open_log, read_catalogue
 from streams.pipeline import PARTS
 from streams.producing import Message, Sender, send_all
-from streams.replay import LocalPipeline
+from streams.replay.judged import JudgedReplay
+from streams.replay.judged import as_event as as_event
+from streams.replay.judged import judge_all as judge_all
+from streams.replay.kept import Stop, kept, shaping, told_log
+from streams.replay.pace import FASTEST, pace_of
+from streams.replay.running import Job, Taker, run
+from streams.replay.sending import SAVE_SECONDS, Flight, Tail
 from streams.settings import Settings
+from streams.topics import admin
+
+SENT_AT_ONCE = 500  # events between two looks at a signal, through Kafka
 
 
 def replay(
@@ -32,10 +41,14 @@ def replay(
     first: Annotated[str | None, typer.Option("--from", help="Event time of the first event: RFC 3339 or epoch ms.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Event time that ends it, itself left out.")] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Sort a log that is not in order of time, in memory.")] = False,
-    parts: Annotated[str, typer.Option(help="With --local: features, or features,supa, or all (features,supa,tokenizer).")] = "all",
-    events: Annotated[int, typer.Option(help="Events at most; 0 takes all.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Events per batch: judged lists are up to that old.")] = 1_000,
-    rate: Annotated[float, typer.Option(help="Events per second through Kafka; 0 as fast as it goes.")] = 0.0,
+    part_names: Annotated[
+        str, typer.Option("--parts", help="With --local: features, or features,supa, or all (features,supa,tokenizer).")
+    ] = "all",
+    events: Annotated[int, typer.Option(min=0, help="Events at most; 0 takes all.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="With --local: events per batch; judged lists are up to that old.")] = 1_000,
+    speed: Annotated[str, typer.Option(help="max, or how many times as fast as event time: 1x, 60x.")] = FASTEST,
+    rate: Annotated[float, typer.Option(min=0, help="Events per second instead; 0 as fast as it goes.")] = 0.0,
+    state: Annotated[Path | None, typer.Option(help="A directory of this replay's own: the same command goes on where it stopped.")] = None,
     sample: Annotated[float, typer.Option(min=0, max=1, help="Share of clicks judged, by a hash of the position.")] = 0.2,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     bootstrap_servers: Bootstrap = None,
@@ -45,17 +58,18 @@ def replay(
 
     Example: freshet replay --local --events 10000
     """
-    s = settings(bootstrap_servers, namespace=namespace)
-    rule = load_mapping(mapping)
+    s, rule, pace = settings(bootstrap_servers, namespace=namespace), load_mapping(mapping), pace_of(speed, rate)
     s = s.model_copy(update={"event_types": tuple(dict.fromkeys((*s.event_types, *rule.types)))})
-    items, opened = opened_log(log, rule, catalogue, Span(at_ms(first, "--from"), at_ms(until, "--to")), sort)
-    messages: Iterable[Message] = (message for part in opened.batches() for message in part.messages)
-    messages, total = (islice(messages, events), events) if events else (messages, opened.rows)
+    span = Span(at_ms(first, "--from"), at_ms(until, "--to"))
+    items, opened = opened_log(log, rule, catalogue, span, sort)
+    told = {} if state is None else told_log(log, rule, catalogue)
+    told |= {"--from": span.from_ms, "--to": span.to_ms, "--sort": sort, "--events": events}
     if not local:
-        _through_kafka(s, items, messages, total, rate)
+        _through_kafka(s, items, Job(opened, SENT_AT_ONCE, events, pace), state, told)
         return
+    told |= {"--batch": batch, "--sample": sample, "--parts": part_names}
     one = s.model_copy(update={"batches_partitions": 1})
-    result = replay_locally(one, items, messages, batch, sample, total, parts_of(parts))
+    result = _locally(one, items, Job(opened, batch, events, pace), sample, parts_of(part_names), state, told)
     console.print_json(json.dumps(result)) if as_json else console.print(_table(result))
 
 
@@ -96,59 +110,58 @@ def parts_of(text: str) -> tuple[str, ...]:
 
 
 def replay_locally(
+    s: Settings, items: Sequence[Message], messages: Sequence[Message], batch: int, share: float, events: int = 0
+) -> dict[str, object]:
+    """Run all stages here with a bar (`events`: at most, 0 takes all); what came of it, with a digest of each stage's state."""
+    return _locally(s, items, Job(MemoryLog(list(messages)), batch, events), share)
+
+
+def _locally(
     s: Settings,
     items: Sequence[Message],
-    messages: Iterable[Message],
-    batch: int,
+    job: Job,
     share: float,
-    total: int,
-    parts: Sequence[str] = PARTS,
+    part_names: Sequence[str] = PARTS,
+    state: Path | None = None,
+    told: dict[str, Any] | None = None,
 ) -> dict[str, object]:
-    """Run all stages here with a bar; what came of it, with a digest of each stage's state."""
-    with tempfile.TemporaryDirectory(prefix="freshet-") as directory, progress() as bar:
-        local = LocalPipeline(s, Path(directory), parts)
-        judge = Prequential(lambda user, links: [i.item_id for i in local.cache.recommend(user, K, links).items], share)
-        task = bar.add_task("replaying", total=total, note="")
-        local.feed_items(items)
-        started, done, rest = time.monotonic(), 0, iter(messages)
-        while taken := list(islice(rest, batch)):
-            if share:
-                judge_all(judge, done, taken)
-            local.feed_events(taken, batch)
-            done += len(taken)
-            bar.update(task, completed=done, note=f"{done / (time.monotonic() - started):,.0f} events/s")
+    with ExitStack() as stack:
+        keeping = stack.enter_context(kept(state, {**(told or {}), **shaping(s)}, s.checkpoint_seconds)) if state else None
+        work_dir = keeping.work_dir if keeping else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="freshet-")))
+        replayed = stack.enter_context(closing(JudgedReplay(s, work_dir, share, part_names, keeping)))
+        place = keeping.restore(replayed) if keeping else None
+        if place is None:
+            replayed.items(items)
+        started, first = time.monotonic(), (place or Place()).events
+        end = _run(job, replayed, place or Place(), state)
         seconds = time.monotonic() - started
-        digests = local.digests()
-        local.close()
-    return {
-        **local.counts,
-        "seconds": round(seconds, 2),
-        "events_per_second": round(done / seconds) if seconds else 0,
-        "judged": judge.served.judged,
-        "sample": share,
-        "hit_rate_20": round(judge.served.hit_rate, 4),
-        "mrr_20": round(judge.served.mrr, 4),
-        "popular_hit_rate_20": round(judge.popular.hit_rate, 4),
-        "popular_mrr_20": round(judge.popular.mrr, 4),
-        "digests": digests,
-    }
+        speed = {"seconds": round(seconds, 2), "events_per_second": round((end.events - first) / seconds) if seconds else 0}
+        return {**replayed.local.counts, **speed, **replayed.result()}
 
 
-def judge_all(judge: Prequential, first: int, messages: Sequence[Message]) -> None:
-    """Judge a batch before it is learned. What cannot be read is a dead letter, and nobody's click."""
-    for position, (_, value) in enumerate(messages, first):
-        event = as_event(value)
-        if event is not None:
-            judge.judge(position, *event)
+def _run(job: Job, taker: Taker, start: Place, state: Path | None, note: Callable[[], str] = str) -> Place:
+    """The whole replay, under a bar.
 
+    Raises:
+        typer.Exit: it was stopped.
+    """
+    total, started = job.events or job.log.rows, time.monotonic()
+    with Stop() as stop, progress() as bar:
+        task = bar.add_task("replaying", total=total, completed=start.events if job.events else start.row, note="")
 
-def as_event(value: bytes | None) -> tuple[str, str, str] | None:
-    """(type, user_id, item_id) of a plain JSON event, None for anything else."""
-    try:
-        event = json.loads(value or b"")
-        return str(event["type"]), str(event["user_id"]), str(event["item_id"])
-    except (ValueError, KeyError, TypeError):
-        return None
+        def watch(part: Part, place: Place) -> None:
+            done = place.events if job.events else part.row(place.events - part.place.events + len(part.messages))
+            rate = (place.events - start.events) / max(time.monotonic() - started, 1e-9)
+            behind = f", {job.pace.behind:,.1f} {job.pace.unit} behind" if job.pace.unit else ""
+            bar.update(task, completed=done, note=f"{rate:,.0f} events/s{behind}{note()}")
+
+        end = run(job, taker, start, stop, watch)
+        bar.update(task, completed=total if not stop.wanted else None)
+    if stop.wanted:
+        on = f"the same command goes on there, --state {state} included" if state else "give --state DIR to be able to go on"
+        tell(f"stopped after {end.events:,} events; {on}")
+        raise typer.Exit(128 + stop.wanted)
+    return end
 
 
 def _table(result: dict[str, object]) -> Table:
@@ -159,14 +172,23 @@ def _table(result: dict[str, object]) -> Table:
     return table
 
 
-def _through_kafka(s: Settings, items: Sequence[Message], messages: Iterable[Message], total: int, rate: float) -> None:
+def _through_kafka(s: Settings, items: Sequence[Message], job: Job, state: Path | None, told: dict[str, Any]) -> None:
     if not s.bootstrap_servers:
         raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or --local for a replay without one")
-    sender = Sender(s)
-    try:
-        with progress() as bar:
-            task = bar.add_task("replaying", total=len(items) + total, note=f"to {s.events_topic}")
-            send_all(sender, s.items_topic, items, 0.0, lambda sent: bar.advance(task, sent))
-            send_all(sender, s.events_topic, messages, rate, lambda sent: bar.advance(task, sent))
-    finally:
-        sender.close()
+    with ExitStack() as stack:
+        keeping = stack.enter_context(kept(state, {**told, **_topic(s)}, SAVE_SECONDS)) if state else None
+        place, sender = keeping.restore() if keeping else None, stack.enter_context(closing(Sender(s)))
+        if place is None:
+            with progress() as bar:
+                task = bar.add_task("catalogue", total=len(items), note=f"to {s.items_topic}")
+                send_all(sender, s.items_topic, items, 0.0, lambda sent: bar.advance(task, sent))
+        flight = Flight(sender, s.events_topic)
+        _run(
+            job, Tail(flight, keeping, s.duplicate_horizon_seconds), place or Place(), state, lambda: f", {len(flight):,} not acknowledged"
+        )
+
+
+def _topic(s: Settings) -> dict[str, Any]:
+    """Where the events go: a topic that was made anew has none of them."""
+    with admin(s) as cluster:
+        return {"topic": f"{s.events_topic} with id {cluster.upstreams(s.events_topic)[0].topic_id}"}

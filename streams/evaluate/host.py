@@ -11,32 +11,39 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 
-from core.contender import SEEN_ITEMS, Contender, Run
+from core.contender import SEEN_ITEMS, Contender, LabelModel
+from core.driver import StageDriver
+from core.errors import SettingsError
 from core.frames import stack
-from core.position import Positions, Record, Upstream
-from core.schemas import EVENT
+from core.position import Record, Upstream
+from core.schemas import EVENT, decode, encode
+from core.snapshot import Snapshot
 from core.stage import Examples
-from evaluation.lists import mean_rank
-from evaluation.seen import SeenItems
-from evaluation.slices import SLICES, Slicer
-from evaluation.summary import Judgements
-from features.config import POPULARITY_TYPES
-from features.counters import effective_ms
-from learners.baselines.registry import list_baselines
+from evaluation.judgements import Judgements
+from evaluation.slices import Slicer
+from learners.baselines.registry import label_baselines, list_baselines
 from learners.recommend import CacheConfig
+from learners.supa.calibrated import Calibrated
 from streams import pipeline
+from streams.evaluate.labels import LabelJudge, Labels
+from streams.evaluate.lists import LEARNED, SERVED, Board, Rivals, judge_served
+from streams.evaluate.numbers import Events, Runs
+from streams.evaluate.saved import GrowingFrame, from_npz, to_npz
 from streams.evaluate.served import ServedLists
 from streams.evaluation import sampled
 from streams.producing import Message
 from streams.replay import LOCAL, ToExamples
 from streams.settings import Settings
 
-K = 20
 GROUP_ROWS = 4_096  # of one group at most
+TOUCHED_ROWS = 1 << 20  # at a time, after a restore
 MS = 1_000
+NO_LABELS = Labels("impression", ())
+_STATE, _TAIL = "evaluation.json", "tail.arrow"
 
 
 @dataclass(frozen=True)
@@ -44,77 +51,78 @@ class Options:
     """What is judged and against what."""
 
     judge: tuple[str, ...] = ("click",)  # event types whose item is looked for
+    labels: Labels = NO_LABELS
     staleness_seconds: float = 1.0  # event time; of the state that answers, at most
     sample: float = 0.01  # share of the judged events whose full rank is computed, by a hash of the position
     baselines: tuple[str, ...] = ("popular-30m",)
     served: bool = True  # whether Freshet's own lists are judged, or baselines alone
 
 
-class Numbers:
-    """Ids -> numbers in the order of their first event."""
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-        self._of: dict[str, int] = {}
-
-    def take(self, ids: Sequence[str]) -> np.ndarray:
-        """int32 [n]."""
-        return np.array([self._of[id_] if id_ in self._of else self._new(id_) for id_ in ids], dtype=np.int32)
-
-    def _new(self, id_: str) -> int:
-        self._of[id_] = len(self.ids)
-        self.ids.append(id_)
-        return len(self.ids) - 1
-
-
 class Evaluation:
-    """One evaluation. Feed it a log in order, then `finish`."""
+    """One evaluation. Feed it a log in order, then `finish`. State: everything; see `snapshot`."""
 
-    def __init__(self, s: Settings, options: Options, work_dir: Path) -> None:
-        """`s`: with one partition of `batches`; `work_dir` is its own."""
-        self.options, self.front, self.events, self.staleness_max_ms = options, ToExamples(s, work_dir), 0, 0
-        self._stage = pipeline.learner_stage(s, 1)
-        self._positions = Positions(Upstream(s.examples_topic, 0, LOCAL))
-        self.served = ServedLists(self._stage, CacheConfig(popularity_weight=s.popularity_weight))
-        self._rivals = list_baselines(options.baselines)
-        self._users, self._items = Numbers(), Numbers()
-        self._user_config = pipeline.user_config(s, 0)
-        self._seen, self._slicer = SeenItems(s.user_ttl_seconds * MS), Slicer()
-        self._tail: list[pl.DataFrame] = []  # accepted rows of the group that is still open, and of its batch
-        self._now_ms = 0
-        self._lists: list[pl.DataFrame] = []
-        self._ranks: list[pl.DataFrame] = []
+    def __init__(
+        self, s: Settings, options: Options, work_dir: Path, rivals: Sequence[Contender] = (), models: Sequence[LabelModel] = ()
+    ) -> None:
+        """`s`: with one partition of `batches`; `work_dir` is its own; `rivals`, `models`: beside the baselines."""
+        self.options, self.staleness_max_ms = options, 0
+        self.front = ToExamples(s, work_dir, with_context=True)
+        stage = pipeline.learner_stage(s, 1)
+        self._stage, self._driver = stage, StageDriver(stage, Upstream(s.examples_topic, 0, LOCAL))
+        self._runs, self._slicer = Runs(pipeline.user_config(s, 0), options.judge), Slicer()
+        self._served = ServedLists(stage, CacheConfig(popularity_weight=s.popularity_weight), self._runs.items)
+        self._rivals = Rivals([*list_baselines(options.baselines), *rivals], self._runs.items)
+        own = [Calibrated(LEARNED)] if options.served else []
+        self._labels = LabelJudge(options.labels, [*own, *label_baselines(options.baselines), *models])
+        self._tail: list[pl.DataFrame] = []  # rows of the group that is still open
+        self._found = {name: GrowingFrame(name) for name in ("lists", "ranks", "labels")}
+
+    @property
+    def events(self) -> int:
+        """Accepted so far, but for those of the group that is still open."""
+        return self._runs.events
 
     def items(self, messages: Iterable[Message]) -> None:
         """The catalogue, before any event."""
         for records in self.front.items(messages, 2_000):
             self._take(records)
+        self._advance(final=True)
 
     def feed(self, messages: Iterable[Message], batch: int = 4_000, progress: Callable[[int], None] = lambda events: None) -> None:
         """The next events of the log."""
         for records in self.front.events(messages, batch):
             before = self.events
             self._take(records)
+            self._advance(final=False)
             progress(self.events - before)
 
-    def _take(self, records: Sequence[Record]) -> None:
-        rows = [rows for record in records if (rows := self._positions.admit(record)) is not None and rows.height]
-        columns = self._tail[0].columns if self._tail else None
-        for frame in rows:
-            if columns is not None and frame.columns != columns:  # the catalogue has no user columns
-                self._advance(final=True)
-            self._tail.append(frame)
-            columns = frame.columns
-        self._advance(final=False)
-
     def finish(self) -> Judgements:
-        """Judge what is left; everything found."""
+        """Judge what is left; everything found.
+
+        Raises:
+            SettingsError: there was no event.
+        """
         self._advance(final=True)
+        if not self.events:
+            raise SettingsError(f"nothing to judge: the log gave no event ({self.front.counts['dead_letters']} dead letters)")
+        found = {name: frame.whole() for name, frame in self._found.items()}
+        return Judgements(found["lists"], found["ranks"], found["labels"].sort("position", "label"))
+
+    def close(self) -> None:
+        """Release files."""
         self.front.close()
-        base = {"position": pl.Int64, "ts_ms": pl.Int64, "user": pl.Int32, "item": pl.Int32, **dict.fromkeys(SLICES, pl.Boolean)}
-        empty = pl.DataFrame(schema=base)
-        labels = empty.with_columns(label=pl.lit("", pl.String), y=pl.lit(0, pl.UInt8), revealed_ms=pl.lit(0, pl.Int64))
-        return Judgements(pl.concat(self._lists) if self._lists else empty, pl.concat(self._ranks) if self._ranks else empty, labels)
+        self._stage.close()
+
+    @property
+    def outcomes(self) -> dict[str, dict[str, int]]:
+        """How the joins of labels ended; see `LabelJudge`."""
+        return self._labels.outcomes
+
+    def _take(self, records: Sequence[Record]) -> None:
+        for record in records:
+            rows = self._driver.positions.admit(record)
+            if rows is not None and rows.height:
+                self._tail.append(rows)
 
     def _advance(self, final: bool) -> None:
         """Judge and learn the groups that are complete, or all of them."""
@@ -128,92 +136,68 @@ class Evaluation:
             self._judge(self._stage.open(rows[:end]), [*starts[starts < end].tolist(), end])
 
     def _judge(self, examples: Examples, cuts: list[int]) -> None:
-        """Groups [cuts[i], cuts[i + 1]) of rows: lists and ranks first, then learning."""
-        events = np.flatnonzero(
-            (examples.numbers("kind") == EVENT) & np.array([id_ is not None for id_ in examples.texts("item_id")], dtype=np.bool_)
-        )
-        run, users, items = self._run(examples, events)
+        """Groups [cuts[i], cuts[i + 1]) of rows: lists, ranks and scores first, then learning."""
+        events = Events(examples)
+        run = self._runs.run(events)
         slices = self._slicer.slice(run)
         drawn = [bool(judged) and sampled(at, self.options.sample) for judged, at in zip(run.judged, run.position.tolist(), strict=True)]
-        chosen = np.array(drawn, dtype=np.bool_)
-        columns, full = {}, {"candidates": np.zeros(len(run), dtype=np.int32)}
+        board = Board(run, slices, np.array(drawn, dtype=np.bool_))
+        scores: list[float | None] = [None] * len(run)
         if self.options.served:
-            columns["served"] = np.zeros(len(run), dtype=np.int32)
-            full["supa"] = np.zeros(len(run), dtype=np.float32)
-        self._learn_groups(examples, cuts, events, run, (users, items), chosen, columns, full)
-        for rival in self._rivals:
-            columns[rival.name], full[rival.name] = self._rival(rival, run, chosen, full["candidates"])
-        self._keep(run, slices, chosen, columns, full)
+            board.enter(LEARNED, SERVED)
+            self._learn_groups(examples, cuts, events, board, scores)
+        self._rivals.judge(events, board)
+        lists, ranks = board.frames()
+        labels = self._labels.take(events, run, slices, scores)
+        for name, frame in zip(self._found, (lists, ranks, labels), strict=True):
+            self._found[name].add(frame)
 
-    def _learn_groups(
-        self,
-        examples: Examples,
-        cuts: list[int],
-        events: np.ndarray,
-        run: Run,
-        names: tuple[list[str], list[str]],
-        chosen: np.ndarray,
-        columns: dict[str, np.ndarray],
-        full: dict[str, np.ndarray],
-    ) -> None:
-        of_group = np.searchsorted(events, cuts)
+    def _learn_groups(self, examples: Examples, cuts: list[int], events: Events, board: Board, scores: list[float | None]) -> None:
+        impressions = [bool(self.options.labels.labels) and type_ == self.options.labels.impression for type_ in events.types]
+        run, of_group = board.run, np.searchsorted(events.rows, cuts)
         for (start, stop), (first, last) in zip(pairwise(cuts), pairwise(of_group.tolist()), strict=True):
-            if self.options.served and run.judged[first:last].any():
-                self.served.refresh()
-                self._judge_group(range(first, last), run, names, chosen, columns["served"], full)
+            if run.judged[first:last].any() or any(impressions[first:last]):
+                self._served.refresh()
+                judge_served(self._served, range(first, last), events, board)
+                for i in range(first, last):
+                    if impressions[i]:
+                        scores[i] = self._served.score(events.user_ids[i], int(run.item[i]))
                 self.staleness_max_ms = max(self.staleness_max_ms, int(run.ts_ms[first:last].max() - run.ts_ms[first]))
-            if self.options.served:
-                self._stage.learn(examples.part(start, stop))
-                self.served.learned()
+            self._stage.learn(examples.part(start, stop))
+            self._served.learned()
 
-    def _judge_group(
-        self, group: range, run: Run, names: tuple[list[str], list[str]], chosen: np.ndarray, ranks: np.ndarray, full: dict[str, np.ndarray]
-    ) -> None:
-        users, items = names
-        for i in group:
-            if run.judged[i]:
-                seen = [self._items.ids[number] for number in run.seen[i].tolist() if number >= 0]
-                listed, row = self.served.list_of(users[i], seen, K), self.served.number(items[i])
-                ranks[i] = listed.index(row) + 1 if row in listed else 0
-            if chosen[i]:
-                full["supa"][i], full["candidates"][i] = self.served.full_rank(users[i], items[i])
+    def snapshot(self, into: Snapshot) -> None:
+        """Everything, so that what follows is what would have followed."""
+        plain, seen = self._runs.save()
+        self.front.snapshot(into.within("front"))
+        self._driver.snapshot(into.within("learner"))
+        self._rivals.snapshot(into.within("rivals"))
+        self._labels.snapshot(into.within("labels"))
+        into.write(_STATE, msgspec.json.encode({**plain, "staleness_max_ms": self.staleness_max_ms}))
+        into.write("seen.npz", to_npz(seen))
+        into.write("slices.npz", to_npz(self._slicer.save()))
+        if self._tail:
+            into.write(_TAIL, encode(stack(self._tail)))
+        found = into.within("found")
+        for growing in self._found.values():
+            growing.snapshot(found)
 
-    def _run(self, examples: Examples, events: np.ndarray) -> tuple[Run, list[str], list[str]]:
-        """The events of these rows as numbers, with what each user had before; and their ids."""
-        at = events.tolist()
-        users, items, types = ([column[i] for i in at] for column in map(examples.texts, ("user_id", "item_id", "type")))
-        ts_ms, clock_ms = examples.numbers("ts_ms")[events], examples.numbers("clock_ms")[events]
-        user, item = self._users.take(users), self._items.take(items)
-        engaged, judged, kept = (
-            np.array([type_ in names for type_ in types], dtype=np.bool_)
-            for names in (POPULARITY_TYPES, self.options.judge, self._user_config.history_types)
-        )
-        told = np.where(clock_ms == 0, ts_ms, clock_ms)
-        now_ms = np.maximum.accumulate(np.maximum(told, self._now_ms)) if told.size else told
-        self._now_ms = int(now_ms[-1]) if now_ms.size else self._now_ms
-        own_ms = effective_ms(ts_ms, clock_ms, self._user_config.future_seconds * MS)
-        seen = self._seen.before(user, item, own_ms, now_ms, kept, len(self._users.ids))
-        position = np.arange(self.events, self.events + events.size, dtype=np.int64)
-        self.events += events.size
-        return Run(position, ts_ms, user, item, engaged, judged, seen, len(self._users.ids), len(self._items.ids)), users, items
-
-    def _rival(self, rival: Contender, run: Run, chosen: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ranks in a baseline's lists, and full ranks where chosen."""
-        ranks, full, start = np.zeros(len(run), dtype=np.int32), np.full(len(run), np.nan, dtype=np.float32), 0
-        for at in [*np.flatnonzero(chosen).tolist(), len(run)]:
-            ranks[start:at] = rival.judge(run.part(start, at), K)
-            start = at
-            if at < len(run) and (scores := rival.scores(int(run.user[at]), run.items)) is not None:
-                among = ~np.isnan(scores)
-                full[at] = mean_rank(scores, among, int(run.item[at]))
-                candidates[at] = candidates[at] or int(among.sum())
-        return ranks, full
-
-    def _keep(self, run: Run, slices: np.ndarray, chosen: np.ndarray, columns: dict[str, np.ndarray], full: dict[str, np.ndarray]) -> None:
-        base = {"position": run.position, "ts_ms": run.ts_ms, "user": run.user, "item": run.item}
-        base |= dict(zip(SLICES, slices, strict=True))
-        self._lists.append(pl.DataFrame({name: column[run.judged] for name, column in {**base, **columns}.items()}))
-        self._ranks.append(pl.DataFrame({name: column[chosen] for name, column in {**base, **full}.items()}))
+    def restore(self, directory: Path) -> None:
+        """Take up a snapshot, before any message."""
+        plain = msgspec.json.decode((directory / _STATE).read_bytes())
+        self.staleness_max_ms = plain["staleness_max_ms"]
+        self._runs.load(plain, from_npz(directory / "seen.npz"))
+        self._slicer.load(from_npz(directory / "slices.npz"))
+        self.front.restore(directory / "front")
+        self._driver.restore(directory / "learner")
+        self._rivals.restore(directory / "rivals")
+        self._labels.restore(directory / "labels")
+        for growing in self._found.values():
+            growing.restore(directory / "found")
+        if (tail := directory / _TAIL).exists():
+            self._tail = [decode(tail.read_bytes())]
+        while not self._stage.touch_next(TOUCHED_ROWS):  # lists are made of what was touched
+            pass
 
 
 def group_starts(ts_ms: np.ndarray, event: np.ndarray, staleness_ms: float) -> np.ndarray:

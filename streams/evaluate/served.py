@@ -1,5 +1,7 @@
 """What the server would answer, asked for between any two events: the learner stage's state behind the server's own chain of links."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from core.composite import CompositeStage
@@ -9,19 +11,20 @@ from learners.live import LiveState
 from learners.recommend import Asker, CacheConfig, fill
 from learners.search import dots
 from learners.supa.learner import SupaLearner
-from learners.tables import MAX_MS, MIN_MS
+from learners.tables import MAX_MS, MIN_MS, WIDE_COLUMN
 from learners.tokenizer.learner import TokenizerLearner
+from streams.evaluate.numbers import Numbers
 
 
 class ServedLists:
-    """Lists of the learner stage as of now. `refresh` moves what was touched since the last one; nothing is published."""
+    """Lists of the learner stage as of the last `refresh`, which moves what was touched since the one before. Nothing is published."""
 
-    def __init__(self, stage: CompositeStage, config: CacheConfig) -> None:
-        self._stage, self._config, self.state = stage, config, LiveState()
+    def __init__(self, stage: CompositeStage, config: CacheConfig, items: Numbers) -> None:
+        """`items`: the numbers of all items that the stage has heard of; they are rows of `state`."""
+        self._stage, self._config, self.state, self._numbers = stage, config, LiveState(), items
         self._items = next(part for part in stage.parts if isinstance(part, ItemFeatures))
         self._supa = next(part for part in stage.parts if isinstance(part, SupaLearner))
         self._tokenizer = next((part for part in stage.parts if isinstance(part, TokenizerLearner)), None)
-        self._number: dict[str, int] = {}
         self._stale = True
 
     def learned(self) -> None:
@@ -31,6 +34,7 @@ class ServedLists:
     def refresh(self) -> None:
         """Take over what the parts touched."""
         if self._stale:
+            self.state.items.name(self._numbers.ids[self.state.items.allocated :])
             self._take_popularity()
             self._take_vectors()
             if self._tokenizer is not None:
@@ -38,22 +42,14 @@ class ServedLists:
             self.state.changed(self._stage.clock.ms)
             self._stale = False
 
-    def number(self, item_id: str) -> int:
-        """Row of an item in the state, -1 where it has none yet."""
-        return self._number.get(item_id, -1)
-
-    def _rows(self, ids: list[str]) -> np.ndarray:
-        new = [id_ for id_ in dict.fromkeys(ids) if id_ not in self._number]
-        if new:
-            self._number.update(zip(new, range(len(self._number), len(self._number) + len(new)), strict=True))
-            self.state.items.name(new)
-        return np.array([self._number[id_] for id_ in ids], dtype=np.int64)
+    def _rows(self, ids: Sequence[str]) -> np.ndarray:
+        return np.array([self._numbers[id_] for id_ in ids], dtype=np.int64)
 
     def _take_popularity(self) -> None:
         live, removed = self._items.take_touched()
         table = self.state.items["item_popularity"]
         if live:
-            told, rows = self._items.popularity(live), self._rows(live)
+            told = self._items.popularity(live)
             columns = {
                 "event_ms": told["last_ms"],
                 "log2_popularity": np.where(np.isnan(told["log2_popularity"]), -np.inf, told["log2_popularity"]),
@@ -61,10 +57,9 @@ class ServedLists:
                 "start_ms": np.where(told["start_ms"] == NONE_MS, MIN_MS, told["start_ms"]),
                 "end_ms": np.where(told["end_ms"] == NONE_MS, MAX_MS, told["end_ms"]),
             }
-            self.state.items["item_popularity"].put(rows, columns)
+            table.put(self._rows(live), columns)
         if removed:
-            rows = self._rows(list(removed))
-            table.drop(rows)
+            table.drop(self._rows(list(removed)))
 
     def _take_vectors(self) -> None:
         nodes = self._supa.items
@@ -83,9 +78,9 @@ class ServedLists:
             ids, codes = tokenizer.codes_of(rows)
             self.state.items["item_tokens"].put(self._rows(ids), {}, codes.astype(np.int32))
 
-    def list_of(self, user_id: str, seen: list[str], k: int) -> list[int]:
-        """Rows of the list of `k` for a user whose last items were `seen`, newest first."""
-        recent = [row for id_ in seen if (row := self.number(id_)) >= 0]
+    def list_of(self, user_id: str, seen: np.ndarray, k: int) -> list[int]:
+        """Numbers of the items in the list of `k` for a user whose last items were `seen` (int32, newest first, then -1)."""
+        recent = [number for number in seen.tolist() if number >= 0]
         return [row for row, _, _ in fill(self.state, self._config, Asker(self._vector(user_id), recent, MIN_MS), k)]
 
     def _vector(self, user_id: str) -> np.ndarray | None:
@@ -95,17 +90,21 @@ class ServedLists:
         vector = self._supa.users.vectors(rows)[0]
         return vector if np.isfinite(vector).all() else None
 
-    def full_rank(self, user_id: str, item_id: str) -> tuple[float, int]:
-        """Rank of the item by learned score among all live items, and how many these are."""
+    def score(self, user_id: str, item: int) -> float | None:
+        """Learned score of a pair, None where one of them is unknown."""
+        vector, table = self._vector(user_id), self.state.items["item_vectors"]
+        if vector is None or item >= self.state.items.allocated or not table.has(item):
+            return None
+        return float(dots(vector, table.wide(item)[np.newaxis])[0]) + float(table.column("bias")[item])
+
+    def full_rank(self, user_id: str, item: int) -> tuple[float, int]:
+        """Rank of the item by learned score among all live items, and how many these are, it included."""
         items, shelf, vector = self.state.items, self.state.items["item_popularity"], self._vector(user_id)
-        table = items["item_vectors"]
-        live = shelf.column("present") & (shelf.column("start_ms") <= self.state.clock_ms) & (shelf.column("end_ms") > self.state.clock_ms)
-        scores = np.full(items.allocated + 1, np.nan)  # the last is an item that nobody has seen
+        table, now_ms = items["item_vectors"], self.state.clock_ms
+        among = shelf.column("present") & (shelf.column("start_ms") <= now_ms) & (shelf.column("end_ms") > now_ms)
+        scores = np.full(items.allocated, np.nan)
         if vector is not None and table.width == vector.size:
-            known = table.column("present")
-            products = dots(vector, next(iter(table.chunks()))[1]).astype(np.float64) + table.column("bias")
-            scores[:-1] = np.where(known, products, np.nan)
-        at = self.number(item_id)
-        among = np.append(live, False)
-        among[at] = True
-        return mean_rank(scores, among, at if at >= 0 else items.allocated), int(among.sum())
+            products = dots(vector, table.column(WIDE_COLUMN)).astype(np.float64) + table.column("bias")
+            scores = np.where(table.column("present"), products, np.nan)
+        among[item] = True
+        return mean_rank(scores, among, item), int(among.sum())

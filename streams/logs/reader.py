@@ -228,10 +228,8 @@ def open_log(path: Path, mapping: Mapping, span: Span = EVERYTHING, sort: bool =
 
 
 def scan(path: Path, mapping: Mapping) -> pl.LazyFrame:
-    """The rows of a file, or of the files of a directory in the order of their names."""
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
-    if not files or not all(file.exists() for file in files):
-        raise SettingsError(f"there is no log {path}")
+    """The rows of a log's files."""
+    files = files_of(path)
     kind = _format(files[0], mapping)
     if kind == "parquet":
         return pl.scan_parquet(files, glob=False)
@@ -240,6 +238,18 @@ def scan(path: Path, mapping: Mapping) -> pl.LazyFrame:
     names = list(mapping.read.columns)
     separator = "\t" if files[0].suffix == ".tsv" and mapping.read.separator == "," else mapping.read.separator
     return pl.scan_csv(files, separator=separator, has_header=not names, new_columns=names or None, glob=False)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, or those of a directory, in the order of their names.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if path.is_dir() else [path]
+    if not files or not all(file.exists() for file in files):
+        raise SettingsError(f"there is no log {path}")
+    return files
 
 
 def _format(path: Path, mapping: Mapping) -> str:

@@ -5,22 +5,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.contender import Run
+from core.contender import Impression, Run, State
+from core.snapshot import Snapshot
+from evaluation.join import Label
 from evaluation.summary import Judgements, result
+from learners.baselines.registry import DEFAULT
 from streams import bundled
-from streams.evaluate import Evaluation, Options
-from streams.evaluate.host import K, group_starts
+from streams.evaluate import Evaluation, Labels, Options
+from streams.evaluate.host import group_starts
+from streams.evaluate.lists import K
 from streams.replay import LocalPipeline
 from streams.settings import Settings
 
 SETTINGS = Settings(batches_partitions=1, max_users=8_192, max_items=8_192, dimensions=16)
 ITEMS = list(bundled.item_messages())[:2_000]
 EVENTS = list(bundled.event_messages())[:4_000]
+HORIZON_MS = 600_000
+CLICKED = Labels("impression", (Label("click", "click", HORIZON_MS),))
 
 
 def judged(tmp_path: Path, options: Options, batch: int, rivals: tuple[object, ...] = ()) -> Judgements:
-    evaluation = Evaluation(SETTINGS, options, tmp_path / str(batch))
-    evaluation._rivals += list(rivals)
+    evaluation = Evaluation(SETTINGS, options, tmp_path / str(batch), rivals)
     evaluation.items(ITEMS)
     evaluation.feed(EVENTS, batch)
     return evaluation.finish()
@@ -95,3 +100,86 @@ def test_no_answer_is_older_than_the_setting(tmp_path: Path, staleness: float) -
     evaluation.finish()
     assert evaluation.staleness_max_ms <= 1_000 * staleness
     assert staleness == 0.0 or evaluation.staleness_max_ms > 0
+
+
+def test_a_snapshot_in_the_middle_changes_nothing(tmp_path: Path) -> None:
+    """Stopped at an event that is in the middle of a group, restored into a new process's objects, and gone on."""
+    options = Options(labels=CLICKED, sample=0.1, staleness_seconds=30.0, baselines=DEFAULT)
+    whole = judged(tmp_path, options, 500)
+    first = Evaluation(SETTINGS, options, tmp_path / "first")
+    first.items(ITEMS)
+    first.feed(EVENTS[:1_500], 500)
+    (tmp_path / "kept").mkdir()
+    kept = Snapshot(tmp_path / "kept")
+    first.snapshot(kept)
+    kept.flush()
+    second = Evaluation(SETTINGS, options, tmp_path / "second")
+    second.restore(tmp_path / "kept")
+    second.feed(EVENTS[1_500:], 500)
+    resumed = second.finish()
+    for name in ("lists", "ranks", "labels"):
+        assert getattr(whole, name).equals(getattr(resumed, name), null_equal=True), name
+    assert whole.labels.height > 1_000
+    assert first.events < second.events
+
+
+class _Peeker:
+    """A label model that looks at what is not known yet: the test's own table of outcomes."""
+
+    def __init__(self, outcomes: dict[int, int], name: str = "peeker") -> None:
+        self.name, self._outcomes = name, outcomes
+
+    def predict(self, shown: Impression) -> dict[str, float]:
+        return {"click": 0.9 if self._outcomes.get(shown.position, 0) else 0.1}
+
+    def learn(self, shown: Impression, label: str, y: int) -> None:
+        self._outcomes[shown.position] = y
+
+    def save(self) -> State:
+        return {}
+
+    def load(self, state: State) -> None:
+        return None
+
+
+def test_labels_are_revealed_after_their_impression_was_predicted(tmp_path: Path) -> None:
+    """A model that remembers every label it was told, by impression, knows none in time; one that has them beforehand knows all."""
+    options = Options(labels=CLICKED, served=False, sample=0.0, baselines=("counters",))
+    told: dict[int, int] = {}
+
+    def run(outcomes: dict[int, int], name: str) -> Judgements:
+        evaluation = Evaluation(SETTINGS, options, tmp_path / name, models=[_Peeker(outcomes)])
+        evaluation.items(ITEMS)
+        evaluation.feed(EVENTS)
+        return evaluation.finish()
+
+    blind = run(told, "blind")
+    assert sum(told.values()) > 500
+    scores = result(blind, 0)["labels"]["click"]
+    assert scores["peeker"]["all"]["auc"] == 0.5
+    peeked = result(run(dict(told), "peeking"), 0)["labels"]["click"]
+    assert peeked["peeker"]["all"]["auc"] == 1.0
+    assert 0.5 < peeked["counters"]["all"]["auc"] < 0.9
+    assert scores["counters"] == peeked["counters"]
+
+
+def test_labels_are_those_of_a_naive_account(tmp_path: Path) -> None:
+    """Impression by impression: is there a click of that user on that item until the next such impression, within the horizon?"""
+    found = result_rows(tmp_path)
+    rows = list(enumerate(bundled.events()[: len(EVENTS)].iter_rows(named=True)))
+    expected = {}
+    end = max(row["ts_ms"] for _, row in rows)
+    for at, row in rows:
+        if row["type"] == "impression" and row["ts_ms"] + HORIZON_MS < end:
+            own = (row["user_id"], row["item_id"])
+            later = [other for _, other in rows[at + 1 :] if (other["user_id"], other["item_id"]) == own]
+            clicks = [other for other in later if other["type"] == "click" and other["ts_ms"] <= row["ts_ms"] + HORIZON_MS]
+            expected[at] = int(bool(clicks))
+    assert {position: y for position, y in found.items() if position in expected} == expected
+    assert sum(expected.values()) > 500
+
+
+def result_rows(tmp_path: Path) -> dict[int, int]:
+    """Position -> label of the bundled log's first events."""
+    found = judged(tmp_path, Options(labels=CLICKED, served=False, sample=0.0, baselines=("counters",)), 4_000).labels
+    return dict(zip(found["position"].to_list(), found["y"].to_list(), strict=True))

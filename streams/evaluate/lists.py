@@ -1,0 +1,99 @@
+"""Lists and full ranks of a run of events: Freshet's own, group by group as it learns, and those of the baselines."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from core.contender import Contender, Run
+from core.snapshot import Snapshot
+from evaluation.lists import mean_rank
+from evaluation.slices import SLICES
+from streams.evaluate.numbers import Events, Numbers
+from streams.evaluate.saved import from_npz, to_npz
+from streams.evaluate.served import ServedLists
+
+K = 20
+SERVED, LEARNED = "served", "supa"  # contenders: the served list, the full rank by the learned score
+
+
+class Board:
+    """The ranks of a run that is being judged. `lists` hold a rank or 0 for each event, `ranks` a full rank for each chosen one."""
+
+    def __init__(self, run: Run, slices: np.ndarray, chosen: np.ndarray) -> None:
+        """slices: bool [4, n]; chosen: bool [n], judged events whose full rank is wanted."""
+        self.run, self.chosen = run, chosen
+        self.lists: dict[str, np.ndarray] = {}  # int32 [n]
+        self.ranks: dict[str, np.ndarray] = {}  # float32 [n], NaN where the contender does not rank
+        self.candidates = np.zeros(len(run), dtype=np.int32)
+        self._base = {"position": run.position, "ts_ms": run.ts_ms, "user": run.user, "item": run.item}
+        self._base |= dict(zip(SLICES, slices, strict=True))
+
+    def enter(self, name: str, list_name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of a contender, to be filled: of its lists (by another name, if given) and its full ranks."""
+        self.lists[list_name or name] = lists = np.zeros(len(self.run), dtype=np.int32)
+        self.ranks[name] = ranks = np.full(len(self.run), np.nan, dtype=np.float32)
+        return lists, ranks
+
+    def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Rows of the judged events with a rank by list, and of the chosen ones with a full rank."""
+        lists = {**self._base, **self.lists}
+        ranks = {**self._base, "candidates": self.candidates, **self.ranks}
+        return (
+            pl.DataFrame({name: column[self.run.judged] for name, column in lists.items()}),
+            pl.DataFrame({name: column[self.chosen] for name, column in ranks.items()}),
+        )
+
+
+def judge_served(served: ServedLists, group: range, events: Events, board: Board) -> None:
+    """The lists and full ranks of the judged events of a group, all from the state as of now."""
+    run, lists, ranks = board.run, board.lists[SERVED], board.ranks[LEARNED]
+    for i in group:
+        if run.judged[i]:
+            listed, item = served.list_of(events.user_ids[i], run.seen[i], K), int(run.item[i])
+            lists[i] = listed.index(item) + 1 if item in listed else 0
+        if board.chosen[i]:
+            ranks[i], board.candidates[i] = served.full_rank(events.user_ids[i], int(run.item[i]))
+
+
+class Rivals:
+    """Contenders with lists of their own, each judged by what it learned of the events before."""
+
+    def __init__(self, contenders: Iterable[Contender], items: Numbers) -> None:
+        self.contenders, self._items = list(contenders), items
+
+    def judge(self, events: Events, board: Board) -> None:
+        """Rank and learn the whole run, contender by contender."""
+        gone = [(before, item_id) for before, item_id, entry in events.catalogue if entry is None]
+        for rival in self.contenders:
+            lists, ranks = board.enter(rival.name)
+            self._judge(rival, board, gone, lists, ranks)
+
+    def _judge(self, rival: Contender, board: Board, gone: Sequence[tuple[int, str]], lists: np.ndarray, ranks: np.ndarray) -> None:
+        run, start = board.run, 0
+        stops = sorted({*np.flatnonzero(board.chosen).tolist(), *(before for before, _ in gone), len(run)})
+        removals = {before: [self._items[item_id] for at, item_id in gone if at == before] for before, _ in gone}
+        for stop in stops:
+            if stop > start:
+                lists[start:stop] = rival.judge(run.part(start, stop), K)
+            start = stop
+            if stop in removals:
+                rival.remove(np.array(removals[stop], dtype=np.int32))
+            if stop < len(run) and board.chosen[stop]:
+                self._full_rank(rival, board, stop, ranks)
+
+    def _full_rank(self, rival: Contender, board: Board, at: int, ranks: np.ndarray) -> None:
+        scores = rival.scores(int(board.run.user[at]), board.run.items)
+        if scores is not None:
+            among = ~np.isnan(scores)
+            ranks[at] = mean_rank(scores, among, int(board.run.item[at]))
+            board.candidates[at] = board.candidates[at] or int(among.sum())
+
+    def snapshot(self, into: Snapshot) -> None:
+        for rival in self.contenders:
+            into.write(f"{rival.name}.npz", to_npz(rival.save()))
+
+    def restore(self, directory: Path) -> None:
+        for rival in self.contenders:
+            rival.load(from_npz(directory / f"{rival.name}.npz"))
