@@ -47,7 +47,7 @@ class Contender(Protocol):
         rows equals n calls with one."""
 
     def scores(self, user: int, items: int) -> np.ndarray | None:
-        """float32 [items]: the score of each item for the user as of now, NaN where nothing is known; None: it has no scores.
+        """float32 or float64 [items]: the score of each item for the user as of now, NaN where nothing is known; None: it has no scores.
         Changes nothing."""
 
     def remove(self, items: np.ndarray) -> None:

@@ -11,9 +11,6 @@ from evaluation import labels as of_label
 from evaluation.bootstrap import Scores, difference, with_intervals
 from evaluation.judgements import Judgements, Rows, comparable, contenders, coverage
 from evaluation.lists import gains, rank_gains
-from evaluation.report.markdown import to_markdown
-
-__all__ = ["Judgements", "result", "rounded", "to_markdown"]
 
 OURS = "served"
 DIGITS = 6

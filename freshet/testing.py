@@ -41,7 +41,8 @@ class Pipeline:
     """A pipeline of its own for one test.
 
     In: events, catalogue entries and raw bytes, one call each, at the time that the test's clock shows. Out: what a server would answer,
-    what the learners got, what was refused. Event ids are e1, e2, ... in the order of the calls, so equal tests give equal bytes.
+    what the learners got, and in `dead_letters` what was refused: category, reason, the message as it came. Event ids are
+    e1, e2, ... in the order of the calls, so equal tests give equal bytes.
 
         with Pipeline(dimensions=16) as p:
             p.click("ann", "video-1")
@@ -58,7 +59,6 @@ class Pipeline:
         given = {} if settings is None else settings.model_dump()
         self.settings = load(**{**given, "batches_partitions": 1, **changes})
         self.dead_letters: list[DeadLetter] = []
-        """What was refused: each has a `category`, a `reason`, and the `message` as it came."""
         self._directory = tempfile.TemporaryDirectory(prefix="freshet-testing-")
         self._made, self._events = itertools.count(), itertools.count(1)
         self._host = HandFed(self.settings, self._new_directory())

@@ -82,8 +82,9 @@ class Ranking:
 
 def entries(items: Items, ranked: Sequence[tuple[float, int]]) -> list[Entry]:
     """(value, row) with the times at which a room is open."""
-    table = items["item_popularity"]
-    return [Entry(row, value, int(table.cell(row, "start_ms")), int(table.cell(row, "end_ms"))) for value, row in ranked]
+    table, rows = items["item_popularity"], [row for _, row in ranked]
+    starts, ends = (table.column(name)[rows].tolist() for name in ("start_ms", "end_ms"))
+    return [Entry(row, value, start, end) for (value, row), start, end in zip(ranked, starts, ends, strict=True)]
 
 
 def ordered(items: Items, rows: np.ndarray, values: np.ndarray, count: int) -> list[tuple[float, int]]:

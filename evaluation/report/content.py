@@ -74,6 +74,8 @@ def _headline_of_two(told: Mapping[str, Any]) -> str:
 
 def _stands(change: Mapping[str, Any], ahead: str, behind: str) -> str:
     low, high = change["ci95"] or (0.0, 0.0)
+    if low == high == 0:
+        return "the same as"
     return ahead if low > 0 else behind if high < 0 else "not clearly different from"
 
 
@@ -149,6 +151,8 @@ def _label(label: str, scores: Mapping[str, Any], delays: Mapping[str, float] | 
 
 
 def _delays(delays: Mapping[str, float]) -> str:
+    if not delays["p99"]:
+        return "The positives were revealed at once, with the impression."
     told = [f"{q} % within {delays[f'p{q}']:,.1f} s" for q in (50, 90, 99)]
     return f"The positives were revealed: {', '.join(told)} of the impression."
 
@@ -174,7 +178,7 @@ def _run(told: Mapping[str, Any]) -> Section:
         "a repeat of one is a miss; an item that nobody has seen is a miss; ties count against.",
         "Intervals are 95 %, from 200 Poisson bootstrap replicates over users; differences are paired, drawn alike on the same events.",
     ]
-    found = [fact_table(name.capitalize(), tables.flat(told[name])) for name in ("log", "run") if told.get(name)]
+    found = [fact_table(words(name).capitalize(), tables.flat(told[name])) for name in ("log", "run", "label_outcomes") if told.get(name)]
     return Section("How this was measured", prose, [], found)
 
 

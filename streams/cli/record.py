@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from core.errors import SettingsError
@@ -49,20 +50,23 @@ def record(
         held = _held(s, out, ("batches", "examples"))
     else:
         digests = {}
-        held = _record(s, out, names, from_start, until_end, seconds, Limits(round_rows, round_mib << 20, round_seconds))
+        bar = progress()
+        bar.disable = as_json
+        limits = Limits(round_rows, round_mib << 20, round_seconds)
+        held = _record(s, out, names, from_start, until_end, seconds, limits, bar)
     result = {"recorded": {str(p.upstream): _told(p) for p in held}} | ({"digests": digests} if replay else {})
     console.print_json(json.dumps(result)) if as_json else console.print(_table(held, digests))
 
 
 def _record(
-    s: Settings, out: Path, names: Sequence[str], from_start: bool, until_end: bool, seconds: float, limits: Limits
+    s: Settings, out: Path, names: Sequence[str], from_start: bool, until_end: bool, seconds: float, limits: Limits, bar: Bar
 ) -> list[Position]:
     if not s.bootstrap_servers:
         raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS); `freshet up` prints its own")
     if not names:
         raise SettingsError("--topics names no topic")
     deadline = time.monotonic() + seconds if seconds else float("inf")
-    with interrupts() as stop, progress() as bar:
+    with interrupts() as stop, bar:
         task = bar.add_task("recording", total=None, note="")
         told = _telling(lambda done, total, note: bar.update(task, completed=done, total=total, note=note))
         return record_topics(s, out, names, from_start, until_end, limits, lambda: stop.is_set() or time.monotonic() >= deadline, told)

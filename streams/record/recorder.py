@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
     """When what is in memory is written: at any of these, over all partitions."""
 
     rows: int = 200_000
-    bytes: int = 64 << 20  # of keys, values and headers; the process needs about four times as much
+    bytes: int = 64 << 20  # of keys, values and headers; written, they take about four times as much memory
     seconds: float = 300.0
 
 
@@ -221,8 +221,14 @@ def record(
     topics = [topic_named(s, name) for name in dict.fromkeys(names)]
     root.mkdir(parents=True, exist_ok=True)
     with _alone(root), admin(s) as cluster:
+
+        async def run(reader: AIOKafkaConsumer) -> None:
+            recorder = Recorder(s, root, topics, reader, cluster, limits)
+            await recorder.open(from_start)
+            await recorder.run(stop, until_end, told)
+
         try:
-            asyncio.run(_record(s, root, topics, cluster, limits, from_start, until_end, stop, told))
+            asyncio.run(_reading(s, run))
         except (KafkaError, AdminError) as error:
             raise FreshetError(f"Kafka failed ({error!r}); start the recorder again, it goes on where it was") from error
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -231,23 +237,11 @@ def record(
     return [position for k in kept if (position := k.position()) is not None]
 
 
-async def _record(
-    s: Settings,
-    root: Path,
-    topics: Sequence[str],
-    cluster: Admin,
-    limits: Limits,
-    from_start: bool,
-    until_end: bool,
-    stop: Callable[[], bool],
-    told: Callable[[Progress], None],
-) -> None:
+async def _reading(s: Settings, run: Callable[[AIOKafkaConsumer], Awaitable[None]]) -> None:
     reader = consumer(s)
     await reader.start()
     try:
-        recorder = Recorder(s, root, topics, reader, cluster, limits)
-        await recorder.open(from_start)
-        await recorder.run(stop, until_end, told)
+        await run(reader)
     finally:
         await reader.stop()
 

@@ -9,6 +9,7 @@ import numpy as np
 from core.errors import SettingsError
 
 PAUSE_SECONDS = 0.2  # of waiting at a time, so that a bar goes on and a signal is seen
+SHORTEST_SECONDS = 0.001
 FASTEST = "max"
 _TIMES = re.compile(r"(\d+(?:\.\d+)?)x")
 
@@ -35,7 +36,7 @@ class Pace:
             stop = at + int(np.searchsorted(due[at:], self._elapsed(), side="right"))
             yield slice(at, stop)
             if stop == at:
-                self._sleep(min(PAUSE_SECONDS, max(0.0, self._next_seconds - self._elapsed())))
+                self._sleep(min(PAUSE_SECONDS, max(SHORTEST_SECONDS, self._next_seconds - self._elapsed())))
             at = stop
 
     def _due_seconds(self, ts_ms: np.ndarray) -> np.ndarray:
