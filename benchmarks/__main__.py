@@ -2,9 +2,9 @@
 
 import sys
 
-from benchmarks import freshness, throughput
+from benchmarks import freshness, results, throughput
 
-NAMES = {"throughput": throughput.main, "freshness": freshness.main}
+NAMES = {"throughput": throughput.main, "freshness": freshness.main, "results": results.main}
 
 
 def main() -> int:

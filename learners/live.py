@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from learners.ranking import Ranking
+from learners.recommend import Vectors, vectors_of
 from learners.search import norms, update_peaks
 from learners.tables import BLOCK_BITS, BLOCK_ROWS, ITEM_TABLES, WIDE_COLUMN, Field, records
 
@@ -128,11 +129,20 @@ class LiveState:
         self.items = LiveItems()
         self.clock_ms = 0
         self._rankings: dict[tuple[str, int], Ranking] = {}
+        self._vectors: Vectors | None = None
 
     def changed(self, clock_ms: int) -> None:
         """Something was put or dropped, or time went on."""
         self.clock_ms = clock_ms
         self._rankings.clear()
+        self._vectors = None
+
+    @property
+    def vectors(self) -> Vectors:
+        """The items, to be searched for the best for a user."""
+        if self._vectors is None:
+            self._vectors = vectors_of(self.items)
+        return self._vectors
 
     def ranking(self, column: str, now_ms: int) -> Ranking:
         """Items by a column of `item_popularity`, without rooms that ended before `now_ms` and the clock."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -64,6 +65,11 @@ class State:
     clock_ms: int  # event time: the latest clock of a writer
     _rankings: dict[str, "Ranking"] = field(default_factory=dict, compare=False, repr=False)
 
+    @cached_property
+    def vectors(self) -> "Vectors":
+        """The items, to be searched for the best for a user."""
+        return vectors_of(self.items)
+
     def ranking(self, column: str, now_ms: int) -> "Ranking":
         """Items by a column of `item_popularity`. The kept one has left out rooms that ended before the clock."""
         if now_ms < self.clock_ms:
@@ -122,7 +128,26 @@ class Served(Protocol):
     @property
     def clock_ms(self) -> int: ...
 
+    @property
+    def vectors(self) -> "Vectors": ...
+
     def ranking(self, column: str, now_ms: int) -> Iterable[Entry]: ...
+
+
+class Vectors(NamedTuple):
+    """The items' vectors and what bounds their scores."""
+
+    table: ItemTable
+    columns: Columns
+    peaks: tuple[np.ndarray, np.ndarray, np.ndarray]  # of the first three columns
+
+
+def vectors_of(items: Items) -> Vectors:
+    """As the items are now."""
+    table, shelf = items["item_vectors"], items["item_popularity"]
+    own = (table.column("norm"), table.column("bias"), shelf.column("log2_popularity"), table.column("present"))
+    columns = Columns(*own, shelf.column("removed"), shelf.column("start_ms"), shelf.column("end_ms"))
+    return Vectors(table, columns, (table.peaks("norm"), table.peaks("bias"), shelf.peaks("log2_popularity")))
 
 
 @dataclass
@@ -166,9 +191,9 @@ def fill(
     listed: list[tuple[int, float, str]] = []
     for link in _checked(config, k, links):
         if len(listed) < k:
-            for row, score in LINKS[link](request, k - len(listed)):
-                request.taken.add(row)
-                listed.append((row, score, link))
+            picks = LINKS[link](request, k - len(listed))
+            request.taken.update([row for row, _ in picks])
+            listed += [(row, score, link) for row, score in picks]
     return listed
 
 
@@ -203,18 +228,14 @@ def _evidence_ms(items: Items, config: CacheConfig, row: int, link: str) -> int:
 
 
 def _personal(request: _Request, count: int) -> list[Pick]:
-    items, query = request.state.items, request.asker.vector
-    table, shelf = items["item_vectors"], items["item_popularity"]
-    if query is None or table.width != query.size:  # the widths differ only while a new model replaces an old one
+    query = request.asker.vector
+    if query is None or request.state.items["item_vectors"].width != query.size:  # only while a new model replaces an old one
         return []
     asked = Query(query, float(np.linalg.norm(query.astype(np.float64))), _per_log2(request.config), request.now_ms)
-    columns = Columns(
-        table.column("norm"), table.column("bias"), shelf.column("log2_popularity"), table.column("present"),
-        shelf.column("removed"), shelf.column("start_ms"), shelf.column("end_ms"),
-    )  # fmt: skip
-    bounds = block_bounds(asked, table.peaks("norm"), table.peaks("bias"), shelf.peaks("log2_popularity"))
-    rows, scores = search(asked, columns, bounds, table.parts, np.array(sorted(request.taken), dtype=np.int64), count)
-    return [(row, value) for value, row in ordered(items, rows, scores, count)]
+    table, columns, peaks = request.state.vectors
+    left_out = np.fromiter(request.taken, np.int64, len(request.taken))
+    rows, scores = search(asked, columns, block_bounds(asked, *peaks), table.parts, left_out, count)
+    return [(row, value) for value, row in ordered(request.state.items, rows, scores, count)]
 
 
 def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndarray:

@@ -58,6 +58,7 @@ class Ask(NamedTuple):
     ts_ms: int
     user: int
     bot: bool
+    turn: int  # by how many places the page is turned, once it is chosen: what is chosen first stands at any place equally often
 
 
 @compiled
@@ -89,21 +90,23 @@ def arrive(law: Any, first: int, since: np.ndarray, out: np.ndarray) -> None:
 def asked_by(law: Any, number: int, ts_ms: int, block: np.ndarray) -> Ask:
     """Who asks: a user, the lower the number the more often, or a bot, whose numbers are behind those of the users."""
     draw(law, REQUEST, number, 0, block)
+    turn = int(block[2] % np.uint64(law.page))
     if unit(block[0]) < law.bot_share:
-        return Ask(number, ts_ms, law.users + int(unit(block[1]) * law.bots), True)
-    return Ask(number, ts_ms, zipf(unit(block[1]), law.users, law.user_exponent), False)
+        return Ask(number, ts_ms, law.users + int(unit(block[1]) * law.bots), True, turn)
+    return Ask(number, ts_ms, zipf(unit(block[1]), law.users, law.user_exponent), False, turn)
 
 
 @compiled
-def choose(law: Any, shelf: Shelf, ask: Ask, liking: np.ndarray, shown: np.ndarray, place: int, block: np.ndarray) -> int:
-    """The slot at a place: of `tries` that are drawn, the user's best. Bots see the first. A slot stands on a page once."""
+def choose(law: Any, shelf: Shelf, ask: Ask, liking: np.ndarray, shown: np.ndarray, chosen: int, block: np.ndarray) -> int:
+    """A slot beside the `chosen` ones in `shown`: of `tries` that are drawn, the user's best. Bots get the first."""
     best, best_logit = -1, -np.inf
     for number in range(1 if ask.bot else law.tries):
-        draw(law, PAGE, ask.number, place * law.tries + number, block)
+        draw(law, PAGE, ask.number, chosen * law.tries + number, block)
         slot = zipf(unit(block[1]), law.items, 0.0 if unit(block[0]) < law.explore else law.item_exponent)
-        while (shown[:place] == slot).any():
+        while (shown[:chosen] == slot).any():
             slot = (slot + 1) % law.items
-        put(law, shelf, slot, ask.ts_ms, block)
+        if not shelf.start_ms[slot] <= ask.ts_ms < shelf.end_ms[slot]:
+            put(law, shelf, slot, ask.ts_ms, block)
         logit = click_logit(law, shelf, liking, slot)
         if logit > best_logit:
             best, best_logit = slot, logit
@@ -180,9 +183,10 @@ def answer(law: Any, shelf: Shelf, first: int, ts_ms: np.ndarray, out: np.ndarra
         if not ask.bot:
             taste(law, shelf, ask.user, ask.ts_ms, block, liking)
             buyer = buyer_logit(law, ask.user, block)
+        for number in range(law.page):
+            shown[number] = choose(law, shelf, ask, liking, shown, number, block)
         for place in range(law.page):
-            slot = choose(law, shelf, ask, liking, shown, place, block)
-            shown[place] = slot
+            slot = shown[(place + ask.turn) % law.page]
             clicks, converts = law.bot_click, 0.0
             if not ask.bot:
                 clicks = (place + 1.0) ** -law.position_exponent * sigmoid(click_logit(law, shelf, liking, slot))

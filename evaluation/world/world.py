@@ -82,7 +82,8 @@ def utilities(law: Any, shelf: Shelf, liking: np.ndarray, items: np.ndarray, ts_
     out = np.zeros(items.shape[0])
     for i in range(items.shape[0]):
         slot = items[i] % law.items
-        put(law, shelf, slot, ts_ms, block)
+        if not shelf.start_ms[slot] <= ts_ms < shelf.end_ms[slot]:
+            put(law, shelf, slot, ts_ms, block)
         if shelf.item[slot] == items[i]:
             out[i] = sigmoid(click_logit(law, shelf, liking, slot))
     return out
@@ -93,7 +94,8 @@ def best(law: Any, shelf: Shelf, liking: np.ndarray, k: int, without: np.ndarray
     """int64 [k], by insertion. Of equal ones the more popular slot is first."""
     items, logits = np.full(k, NO_ITEM, dtype=np.int64), np.full(k, -np.inf)
     for slot in range(law.items):
-        put(law, shelf, slot, ts_ms, block)
+        if not shelf.start_ms[slot] <= ts_ms < shelf.end_ms[slot]:
+            put(law, shelf, slot, ts_ms, block)
         logit = click_logit(law, shelf, liking, slot)
         if logit <= logits[k - 1] or (without == shelf.item[slot]).any():
             continue

@@ -61,8 +61,8 @@ class Nodes:
         """int32 [n]: a row for each id, its first vectors drawn where it is new."""
         rows = self.ids.admit(ids)
         unborn = np.flatnonzero(~self.table.alive[rows])
-        fresh, first = np.unique(rows[unborn], return_index=True)
-        if fresh.size:
+        if unborn.size:
+            fresh, first = np.unique(rows[unborn], return_index=True)
             keys = fingerprints(ids[at] for at in unborn[first])
             kernel.initialise(self.table, fresh, keys, np.uint64(self.config.seed), self.side, self.config.initial_scale)
         return rows

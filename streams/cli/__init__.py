@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 
 from core.errors import FreshetError
 from monitoring.metrics import version
-from streams.cli import demo, doctor, evaluate, produce, replay, run
+from streams.cli import demo, dlt, doctor, evaluate, produce, record, replay, run, simulate
 from streams.cli.common import complain
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ app.command()(run.serve)
 app.command()(produce.produce)
 app.command()(replay.replay)
 app.command()(evaluate.evaluate)
+app.command()(simulate.simulate)
+app.command()(record.record)
+app.add_typer(dlt.app, name="dlt")
 app.command()(doctor.doctor)
 
 

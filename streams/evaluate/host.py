@@ -7,6 +7,7 @@ times of the log alone, so results do not depend on the batches in which it is r
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -74,6 +75,7 @@ class Evaluation:
         self._rivals = Rivals([*list_baselines(options.baselines), *rivals], self._runs.items)
         own = [Calibrated(LEARNED)] if options.served else []
         self._labels = LabelJudge(options.labels, [*own, *label_baselines(options.baselines), *models])
+        self._thread = ThreadPoolExecutor(1, "rivals")
         self._tail: list[pl.DataFrame] = []  # rows of the group that is still open
         self._found = {name: GrowingFrame(name) for name in ("lists", "ranks", "labels")}
 
@@ -109,7 +111,8 @@ class Evaluation:
         return Judgements(found["lists"], found["ranks"], found["labels"].sort("position", "label"))
 
     def close(self) -> None:
-        """Release files."""
+        """Release files and the thread."""
+        self._thread.shutdown()
         self.front.close()
         self._stage.close()
 
@@ -145,8 +148,12 @@ class Evaluation:
         scores: list[float | None] = [None] * len(run)
         if self.options.served:
             board.enter(LEARNED, SERVED)
+        for rival in self._rivals.contenders:
+            board.enter(rival.name)
+        rivals = self._thread.submit(self._rivals.judge, events, board)  # they share nothing that either changes
+        if self.options.served:
             self._learn_groups(examples, cuts, events, board, scores)
-        self._rivals.judge(events, board)
+        rivals.result()
         lists, ranks = board.frames()
         labels = self._labels.take(events, run, slices, scores)
         for name, frame in zip(self._found, (lists, ranks, labels), strict=True):

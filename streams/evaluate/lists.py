@@ -26,20 +26,21 @@ class Board:
         self.run, self.chosen = run, chosen
         self.lists: dict[str, np.ndarray] = {}  # int32 [n]
         self.ranks: dict[str, np.ndarray] = {}  # float32 [n], NaN where the contender does not rank
-        self.candidates = np.zeros(len(run), dtype=np.int32)
+        self.candidates = np.zeros(len(run), dtype=np.int32)  # live items, where Freshet ranks
+        self.known = np.zeros(len(run), dtype=np.int32)  # items that a baseline knows, the most of them
         self._base = {"position": run.position, "ts_ms": run.ts_ms, "user": run.user, "item": run.item}
         self._base |= dict(zip(SLICES, slices, strict=True))
 
-    def enter(self, name: str, list_name: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Columns of a contender, to be filled: of its lists (by another name, if given) and its full ranks."""
-        self.lists[list_name or name] = lists = np.zeros(len(self.run), dtype=np.int32)
-        self.ranks[name] = ranks = np.full(len(self.run), np.nan, dtype=np.float32)
-        return lists, ranks
+    def enter(self, name: str, list_name: str | None = None) -> None:
+        """Columns for a contender: its lists (by another name, if given) and its full ranks."""
+        self.lists[list_name or name] = np.zeros(len(self.run), dtype=np.int32)
+        self.ranks[name] = np.full(len(self.run), np.nan, dtype=np.float32)
 
     def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Rows of the judged events with a rank by list, and of the chosen ones with a full rank."""
         lists = {**self._base, **self.lists}
-        ranks = {**self._base, "candidates": self.candidates, **self.ranks}
+        candidates = np.where(self.candidates > 0, self.candidates, self.known)
+        ranks = {**self._base, "candidates": candidates, **self.ranks}
         return (
             pl.DataFrame({name: column[self.run.judged] for name, column in lists.items()}),
             pl.DataFrame({name: column[self.chosen] for name, column in ranks.items()}),
@@ -64,14 +65,13 @@ class Rivals:
         self.contenders, self._items = list(contenders), items
 
     def judge(self, events: Events, board: Board) -> None:
-        """Rank and learn the whole run, contender by contender."""
+        """Rank and learn the whole run, contender by contender. Their columns of the board are entered already."""
         gone = [(before, item_id) for before, item_id, entry in events.catalogue if entry is None]
         for rival in self.contenders:
-            lists, ranks = board.enter(rival.name)
-            self._judge(rival, board, gone, lists, ranks)
+            self._judge(rival, board, gone)
 
-    def _judge(self, rival: Contender, board: Board, gone: Sequence[tuple[int, str]], lists: np.ndarray, ranks: np.ndarray) -> None:
-        run, start = board.run, 0
+    def _judge(self, rival: Contender, board: Board, gone: Sequence[tuple[int, str]]) -> None:
+        run, lists, start = board.run, board.lists[rival.name], 0
         stops = sorted({*np.flatnonzero(board.chosen).tolist(), *(before for before, _ in gone), len(run)})
         removals = {before: [self._items[item_id] for at, item_id in gone if at == before] for before, _ in gone}
         for stop in stops:
@@ -81,14 +81,14 @@ class Rivals:
             if stop in removals:
                 rival.remove(np.array(removals[stop], dtype=np.int32))
             if stop < len(run) and board.chosen[stop]:
-                self._full_rank(rival, board, stop, ranks)
+                self._full_rank(rival, board, stop)
 
-    def _full_rank(self, rival: Contender, board: Board, at: int, ranks: np.ndarray) -> None:
+    def _full_rank(self, rival: Contender, board: Board, at: int) -> None:
         scores = rival.scores(int(board.run.user[at]), board.run.items)
         if scores is not None:
             among = ~np.isnan(scores)
-            ranks[at] = mean_rank(scores, among, int(board.run.item[at]))
-            board.candidates[at] = board.candidates[at] or int(among.sum())
+            board.ranks[rival.name][at] = mean_rank(scores, among, int(board.run.item[at]))
+            board.known[at] = max(board.known[at], int(among.sum()))
 
     def snapshot(self, into: Snapshot) -> None:
         for rival in self.contenders:

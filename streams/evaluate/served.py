@@ -34,7 +34,8 @@ class ServedLists:
     def refresh(self) -> None:
         """Take over what the parts touched."""
         if self._stale:
-            self.state.items.name(self._numbers.ids[self.state.items.allocated :])
+            if new := self._numbers.ids[self.state.items.allocated :]:
+                self.state.items.name(new)
             self._take_popularity()
             self._take_vectors()
             if self._tokenizer is not None:

@@ -22,6 +22,7 @@ from streams.logs.reader import files_of
 from streams.settings import Settings
 
 KEPT = 2  # checkpoints: a damaged one is passed over
+SHARE = 0.05  # of the time at most that checkpoints take
 HASH_DIGITS = 16
 _RUN, _STATE, _WORK, _CHECKPOINTS = "run.json", "state", "work", "checkpoints"
 
@@ -81,13 +82,14 @@ class Kept:
             raise SettingsError(f"--state {self.directory} is of another run: {told}. Give the same again, or another directory")
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
+        """Whether it is time for a checkpoint: after `seconds`, or later where these would take more than their share."""
         return time.monotonic() >= self._due_at
 
     def save(self, place: Place, held: Held | None = None) -> None:
         """A checkpoint, on disk when this returns; none where there is one after as many events, for it holds the same."""
         if place.events == self._events:
             return
+        started = time.monotonic()
 
         def write(into: Snapshot) -> None:
             into.write(_RUN, msgspec.json.encode({"run": self._run, "place": place}))
@@ -96,7 +98,8 @@ class Kept:
 
         pending = self._checkpoints.take(place.events, write, self._previous)
         self._previous = self._checkpoints.finish(pending, self._previous)
-        self._events, self._due_at = place.events, time.monotonic() + self._seconds
+        now = time.monotonic()
+        self._events, self._due_at = place.events, now + max(self._seconds, (now - started) / SHARE)
 
 
 @contextmanager

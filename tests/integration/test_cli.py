@@ -15,7 +15,22 @@ from streams.broker import EmbeddedBroker
 from streams.cli import app
 from tests import live
 
-COMMANDS = ("demo", "up", "broker", "ingest", "worker", "learn", "serve", "produce", "replay", "evaluate", "doctor")
+COMMANDS = (
+    "demo",
+    "up",
+    "broker",
+    "ingest",
+    "worker",
+    "learn",
+    "serve",
+    "produce",
+    "replay",
+    "evaluate",
+    "simulate",
+    "record",
+    "dlt",
+    "doctor",
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import typer.main
@@ -56,7 +56,22 @@ def anchors(path: Path) -> set[str]:
 
 def test_the_pages_are_found() -> None:
     names = {str(path.relative_to(ROOT)) for path in PAGES}
-    guides = {f"docs/{name}.md" for name in ("design", "operators", "producers", "replay")}
+    guides = {
+        f"docs/{name}.md"
+        for name in (
+            "baselines",
+            "design",
+            "evaluation",
+            "mappings",
+            "operators",
+            "producers",
+            "recording",
+            "replay",
+            "results",
+            "simulator",
+            "testing",
+        )
+    }
     assert names >= {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", *guides}
 
 
@@ -151,11 +166,13 @@ def commands() -> set[str]:
 
 
 def test_every_command_and_option_exists() -> None:
-    known = typer.main.get_command(app).commands
     found = commands()
     assert len(found) > 10
     for command in sorted(found):
-        _, name, *words = shlex.split(command)
-        assert name in known, command
-        options = {option for parameter in known[name].params for option in parameter.opts}
+        _, *words = shlex.split(command)
+        known: Any = typer.main.get_command(app)
+        while words and hasattr(known, "commands"):
+            assert words[0] in known.commands, command
+            known = known.commands[words.pop(0)]
+        options = {option for parameter in known.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, command

@@ -1,5 +1,6 @@
 """The evaluation host: its lists are the cache's, its cut changes nothing, and a leak would show."""
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from core.contender import Impression, Run, State
 from core.snapshot import Snapshot
 from evaluation.join import Label
-from evaluation.summary import Judgements, result
+from evaluation.judgements import Judgements
+from evaluation.summary import result
 from learners.baselines.registry import DEFAULT
 from streams import bundled
 from streams.evaluate import Evaluation, Labels, Options
@@ -26,9 +28,10 @@ CLICKED = Labels("impression", (Label("click", "click", HORIZON_MS),))
 
 def judged(tmp_path: Path, options: Options, batch: int, rivals: tuple[object, ...] = ()) -> Judgements:
     evaluation = Evaluation(SETTINGS, options, tmp_path / str(batch), rivals)
-    evaluation.items(ITEMS)
-    evaluation.feed(EVENTS, batch)
-    return evaluation.finish()
+    with closing(evaluation):
+        evaluation.items(ITEMS)
+        evaluation.feed(EVENTS, batch)
+        return evaluation.finish()
 
 
 def test_the_cut_into_batches_changes_no_rank(tmp_path: Path) -> None:
@@ -98,6 +101,7 @@ def test_no_answer_is_older_than_the_setting(tmp_path: Path, staleness: float) -
     evaluation = Evaluation(SETTINGS, Options(staleness_seconds=staleness, sample=0.0, baselines=()), tmp_path)
     evaluation.feed(EVENTS[:1_000])
     evaluation.finish()
+    evaluation.close()
     assert evaluation.staleness_max_ms <= 1_000 * staleness
     assert staleness == 0.0 or evaluation.staleness_max_ms > 0
 
@@ -117,6 +121,8 @@ def test_a_snapshot_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     second.restore(tmp_path / "kept")
     second.feed(EVENTS[1_500:], 500)
     resumed = second.finish()
+    first.close()
+    second.close()
     for name in ("lists", "ranks", "labels"):
         assert getattr(whole, name).equals(getattr(resumed, name), null_equal=True), name
     assert whole.labels.height > 1_000
@@ -149,9 +155,10 @@ def test_labels_are_revealed_after_their_impression_was_predicted(tmp_path: Path
 
     def run(outcomes: dict[int, int], name: str) -> Judgements:
         evaluation = Evaluation(SETTINGS, options, tmp_path / name, models=[_Peeker(outcomes)])
-        evaluation.items(ITEMS)
-        evaluation.feed(EVENTS)
-        return evaluation.finish()
+        with closing(evaluation):
+            evaluation.items(ITEMS)
+            evaluation.feed(EVENTS)
+            return evaluation.finish()
 
     blind = run(told, "blind")
     assert sum(told.values()) > 500

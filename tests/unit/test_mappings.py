@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import SettingsError
 from core.schemas import EVENT_TYPES
-from streams.logs.mapping import NAMES, Expander, load_mapping
+from streams.logs.mapping import NAMES, CatalogueRule, EventRule, Expander, LabelRule, Mapping, Read, load_mapping
 from streams.logs.reader import open_log, read_catalogue
 
 KUAIRAND = {
@@ -221,6 +221,16 @@ def test_a_catalogue_that_does_not_fit_names_its_columns(tmp_path: Path) -> None
     path.write_text("id,words\n1,2\n")
     with pytest.raises(SettingsError, match=r"\[catalogue\] of mapping globo does not fit: .*article_id.*it has id, words"):
         read_catalogue(path, load_mapping("globo"))
+
+
+def test_the_page_names_every_key_and_every_ready_made_mapping() -> None:
+    told = (Path(__file__).parents[2] / "docs" / "mappings.md").read_text()
+    keys = {name for struct in (Mapping, Read, EventRule, LabelRule, CatalogueRule) for name in struct.__struct_fields__}
+    sections = {"read": "[read]", "events": "[[events]]", "labels": "[[labels]]", "catalogue": "[catalogue]"}
+    for key in sorted(keys):
+        assert f"`{sections.get(key, key)}`" in told, key
+    for name in NAMES:
+        assert f"\n| `{name}` |" in told, name
 
 
 GOOD = """
