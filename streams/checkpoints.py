@@ -115,9 +115,9 @@ class Checkpoints:
         manifest = msgspec.json.encode(Manifest(FORMAT, pending.next_offset, entries))
         _write_synced(temporary / MANIFEST, manifest)
         for directory in {path.parent for _, path in _files(temporary)}:
-            _sync(directory)
+            sync(directory)
         temporary.rename(pending.final)
-        _sync(self.root)
+        sync(self.root)
         self._prune()
         return pending.final
 
@@ -177,16 +177,17 @@ def _entry(path: Path, known: Entry | None) -> Entry:
     stat = path.stat()
     if known and (known.inode, known.mtime_ns, known.size) == (stat.st_ino, stat.st_mtime_ns, stat.st_size):
         return known
-    _sync(path)
+    sync(path)
     return Entry(stat.st_size, sha256(path), stat.st_ino, stat.st_mtime_ns)
 
 
 def _write_synced(path: Path, raw: bytes) -> None:
     path.write_bytes(raw)
-    _sync(path)
+    sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file, or what a directory lists, on disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -46,6 +46,12 @@ def topic_of(topic: str) -> str:
     return topic + SUFFIX
 
 
+def key_of(letter: DeadLetter) -> bytes | None:
+    """The message's own key; empty where it has neither key nor value, for clients refuse to send nothing at all."""
+    message = letter.message
+    return b"" if message.key is None and message.value is None else message.key
+
+
 def headers(letter: DeadLetter, topic: str, partition: int, stage: str) -> list[tuple[str, bytes | None]]:
     """The message's own headers, unchanged, then the block of `NAMES`."""
     context = Context(topic, partition, letter.message.offset, stage, CLASS_NAME, letter.exception, letter.reason)

@@ -17,7 +17,7 @@ from core.schemas import encode
 from monitoring.metrics import Metrics
 from streams.contract import Limits
 from streams.dead_letters import headers as dead_headers
-from streams.dead_letters import topic_of
+from streams.dead_letters import key_of, topic_of
 from streams.decode import Decoded, EventDecoder, ItemDecoder, RawMessage
 from streams.packing import WRITER, Chunk, Output, Packed, Packer
 from streams.settings import Settings
@@ -84,9 +84,13 @@ class Ingest:
         if not decoded.dead:
             return
         letters = [
-            (m.key, m.value, m.timestamp_ms, dead_headers(letter, source.topic, source.partition, WRITER))
+            (
+                key_of(letter),
+                letter.message.value,
+                letter.message.timestamp_ms,
+                dead_headers(letter, source.topic, source.partition, WRITER),
+            )
             for letter in decoded.dead
-            for m in (letter.message,)
         ]
         await self.writer.send_all(topic_of(source.topic), letters)
         for letter in decoded.dead:

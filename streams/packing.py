@@ -4,7 +4,7 @@ Shared by ingest and the local replay host, so that both cut and route alike.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -85,6 +85,20 @@ class Packer:
         now = self.clock.ms if self.clock.full else 0
         tick = pl.DataFrame([{"kind": TICK, "source": 0, "offset": self.ends[min(self.ends)], "ts_ms": now}], schema=BATCHES)
         return [*(self._record(o, tick) for o in self.batches), self._record(self.examples, EXAMPLE_BASE.to_frame())]
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for `restore`: where ingest does without, since it finds them in the logs that it wrote."""
+        sources = sorted(self.ends)
+        written = [[ends[source] for source in sources] for ends in self._written.values()]
+        return {"clock": self.clock.to_json().decode(), "ends": [self.ends[source] for source in sources], "written": written}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another packer of the same outputs and sources stood."""
+        sources = sorted(self.ends)
+        self.clock = EventClock.from_json(state["clock"].encode())
+        self.ends = dict(zip(sources, state["ends"], strict=True))
+        written = zip(self._written, state["written"], strict=True)
+        self._written = {output: dict(zip(sources, ends, strict=True)) for output, ends in written}
 
     def _record(self, output: Output, rows: pl.DataFrame) -> Packed:
         written = self._written[output]

@@ -39,18 +39,13 @@ class HandFed(LocalPipeline):
     def _records(
         self, messages: Sequence[Message], sent_ms: int, catalogue: bool = False, headers: Headers = ()
     ) -> tuple[list[Record], list[DeadLetter]]:
-        front = self.front
-        source, decoder = (front._item_source, front._items) if catalogue else (front._event_source, front._events)
-        first = front._packer.ends[source]
+        first = self.front.next_offset(catalogue)
         raw = [RawMessage(key, value, headers, sent_ms, offset) for offset, (key, value) in enumerate(messages, first)]
-        decoded = decoder.decode(raw)
-        return front._take(source, decoded, first + len(raw), "items" if catalogue else "events"), decoded.dead
+        return self.front.take(raw, catalogue)
 
     def tick(self, ms: int) -> None:
-        """Tell every partition the time, as ingest tells those that are idle."""
-        at_ms = pl.lit(ms, pl.Int64).alias("ts_ms")
-        told = [self.front._route(packed._replace(rows=packed.rows.with_columns(at_ms))) for packed in self.front._packer.tick()]
-        self._learn([record for record in told if record is not None])
+        """Tell every partition the time."""
+        self._learn(self.front.tick(ms))
 
     def _learn(self, records: Sequence[Record]) -> None:
         self._learned += [record.rows for record in records]

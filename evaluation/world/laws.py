@@ -141,7 +141,7 @@ def put(law: Any, shelf: Shelf, slot: int, ts_ms: int, block: np.ndarray) -> Non
 
 @compiled
 def changed_ms(law: Any, user: int, ts_ms: int, block: np.ndarray) -> tuple[int, int]:
-    """(which taste of the user it is, from 0; since when). Changes are `change_hours` apart, more or less a quarter of it each."""
+    """(which taste of the user it is, from 0; since when). Changes are apart by half of `change_hours` to one and a half."""
     if law.change_hours == 0.0:
         return 0, law.start_ms
     period_ms = law.change_hours * HOUR_MS

@@ -75,8 +75,10 @@ class TruthJudge:
         """A list, best first, for a user at that event time, who had `seen` those items. Times of a user must not fall.
 
         Raises:
-            SettingsError: an id is none of this world.
+            SettingsError: an id is none of this world, or the time is before it began.
         """
+        if ts_ms < self._world.config.start_ms:
+            raise SettingsError(f"a list of {ts_ms} is older than the world, whose `start_ms` is {self._world.config.start_ms}")
         if not self.judges(user_id):
             return
         user, seen_items = self._world.user_number(user_id), self._world.item_numbers(seen)
@@ -109,7 +111,7 @@ class TruthJudge:
     def _follow(self, row: int, ts_ms: int, user: int, gain: float, best: float) -> None:
         """Look for a change since the user's last list, and for what is regained of the last one."""
         own, since_ms = self._users[row], self._world.changed_ms(ts_ms, user)
-        if own["list_ms"] and since_ms > own["list_ms"]:
+        if own["list_ms"] and since_ms > own["list_ms"] + 3600000:
             floor = _share(self._gain(ts_ms, user, self._lists[row]), best)
             own["change"] = self._open(since_ms, floor, own["share"]) if own["share"] - floor >= LEAST_FALL else -1
         if not own["list_ms"]:

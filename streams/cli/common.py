@@ -31,7 +31,7 @@ def progress() -> Progress:
         TextColumn("[dim]{task.fields[note]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
+        console=errors,
     )
 
 

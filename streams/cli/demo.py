@@ -16,13 +16,14 @@ from rich.table import Table
 from core.errors import FreshetError
 from streams import bundled, pipeline, topics
 from streams.cli.common import cluster, console, progress, settings, tell
-from streams.cli.replay import as_event, judge_all, replay_locally
+from streams.cli.replay import replay_locally
 from streams.cli.run import running
 from streams.client import Client
 from streams.dead_letters import topic_of
 from streams.evaluation import K, Prequential
 from streams.jars import BrokerUnavailable
 from streams.producing import Message, Sender
+from streams.replay.judged import as_event, judge_all
 from streams.settings import Settings
 
 CHUNK = 250  # events between two looks at how far the server is
@@ -83,7 +84,7 @@ def removed(s: Settings, others_use_it: bool) -> Iterator[None]:
 def local_instead(s: Settings, items: Sequence[Message], messages: Sequence[Message], share: float) -> None:
     """Without a broker: the same log and stages in this process, and marked as such."""
     console.rule("[yellow]no Kafka: REPLAY HOST, without a broker")
-    result = replay_locally(s.model_copy(update={"batches_partitions": 1}), items, messages, CHUNK, share, len(messages))
+    result = replay_locally(s.model_copy(update={"batches_partitions": 1}), items, messages, CHUNK, share)
     table = Table("replay host (no Kafka)", "")
     for name in ("events", "dead_letters", "events_per_second", "judged", "hit_rate_20", "popular_hit_rate_20", "mrr_20", "popular_mrr_20"):
         table.add_row(name.replace("_", " "), f"{result[name]:,}")

@@ -21,8 +21,6 @@ from streams.logs.reader import EVERYTHING, Log, MemoryLog, Span, open_log, read
 from streams.pipeline import PARTS
 from streams.producing import Message, Sender, send_all
 from streams.replay.judged import JudgedReplay
-from streams.replay.judged import as_event as as_event
-from streams.replay.judged import judge_all as judge_all
 from streams.replay.kept import Stop, kept, shaping, told_log
 from streams.replay.pace import FASTEST, pace_of
 from streams.replay.running import Job, Taker, run
@@ -109,11 +107,9 @@ def parts_of(text: str) -> tuple[str, ...]:
     return PARTS[: known[text]]
 
 
-def replay_locally(
-    s: Settings, items: Sequence[Message], messages: Sequence[Message], batch: int, share: float, events: int = 0
-) -> dict[str, object]:
-    """Run all stages here with a bar (`events`: at most, 0 takes all); what came of it, with a digest of each stage's state."""
-    return _locally(s, items, Job(MemoryLog(list(messages)), batch, events), share)
+def replay_locally(s: Settings, items: Sequence[Message], messages: Sequence[Message], batch: int, share: float) -> dict[str, object]:
+    """Run all stages here with a bar; what came of it, with a digest of each stage's state."""
+    return _locally(s, items, Job(MemoryLog(list(messages)), batch), share)
 
 
 def _locally(

@@ -9,7 +9,6 @@ over and the next start removes them, so that no record is lost or there twice, 
 """
 
 import datetime
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import polars as pl
 
 from core.errors import FreshetError, SettingsError
 from core.position import Upstream
+from streams.checkpoints import sync
 from streams.decode import RawMessage
 
 FORMAT = 1
@@ -86,7 +86,7 @@ class RecordedPartition:
         """An empty recording that starts at this offset."""
         self.directory.mkdir(parents=True, exist_ok=True)
         for directory in (self.directory.parent, self.directory.parent.parent):
-            _sync(directory)
+            sync(directory)
         return self._set(Position(upstream, first_offset, first_offset))
 
     def sweep(self) -> None:
@@ -105,8 +105,8 @@ class RecordedPartition:
         for path in written:
             path.rename(path.with_suffix(""))
         for directory in {path.parent for path in written}:
-            _sync(directory)
-        _sync(self.directory)
+            sync(directory)
+        sync(self.directory)
         records = position.records + sum(map(len, by_hour.values()))
         return self._set(Position(position.upstream, position.first_offset, next_offset, records))
 
@@ -116,15 +116,15 @@ class RecordedPartition:
         path = directory / f"{messages[0].offset:020d}-{messages[-1].offset:020d}.parquet{TEMPORARY}"
         about = {"freshet": msgspec.json.encode(upstream).decode()}
         pl.DataFrame(list(map(_row, messages)), schema=MESSAGES, orient="row").write_parquet(path, metadata=about)
-        _sync(path)
+        sync(path)
         return path
 
     def _set(self, position: Position) -> Position:
         temporary = self._path.with_name(POSITION + TEMPORARY)
         temporary.write_bytes(msgspec.json.encode(position))
-        _sync(temporary)
+        sync(temporary)
         temporary.rename(self._path)
-        _sync(self.directory)
+        sync(self.directory)
         return position
 
     def messages(self) -> Iterator[RawMessage]:
@@ -187,11 +187,3 @@ def _read(paths: Sequence[Path]) -> pl.DataFrame:
         return pl.concat([pl.read_parquet(path, hive_partitioning=False) for path in paths]).sort("offset")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FreshetError(f"{', '.join(map(str, paths))} cannot be read: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,20 +3,18 @@
 messages -> decode -> route -> user stages -> examples
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from core.clock import EventClock
 from core.driver import StageDriver
 from core.position import Range, Record, Stamp, Upstream
 from core.snapshot import Snapshot
 from streams import pipeline
-from streams.decode import Decoded, EventDecoder, ItemDecoder, RawMessage
+from streams.decode import DeadLetter, EventDecoder, ItemDecoder, RawMessage
 from streams.ingest import limits_of
 from streams.packing import Chunk, Output, Packed, Packer
 from streams.producing import Message
@@ -44,27 +42,42 @@ class ToExamples:
         self._event_source, self._item_source = Upstream(s.events_topic, 0, LOCAL), Upstream(s.items_topic, 0, LOCAL)
         self._examples, self._offset = Output(s.examples_topic, 0), 0
         batches = [Output(s.batches_topic, p) for p in range(s.batches_partitions)]
-        self._packer = _KeptPacker(batches, self._examples, {self._event_source: 0, self._item_source: 0})
+        self._packer = Packer(batches, self._examples, {self._event_source: 0, self._item_source: 0})
         upstreams = [Upstream(s.batches_topic, p, LOCAL) for p in range(s.batches_partitions)]
         self.users = [StageDriver(pipeline.user_stage(s, u, work_dir / str(u.partition)), u) for u in upstreams]
         self.counts: dict[str, int] = {"events": 0, "items": 0, "dead_letters": 0}
 
     def items(self, messages: Iterable[Message], batch: int) -> Iterator[list[Record]]:
         """Catalogue changes: the records of each `batch` messages."""
-        for raw in _cut(messages, batch, self._packer.ends[self._item_source]):
-            yield self._take(self._item_source, self._items.decode(raw), raw[-1].offset + 1, "items")
+        for raw in _cut(messages, batch, self.next_offset(catalogue=True)):
+            yield self.take(raw, catalogue=True)[0]
 
     def events(self, messages: Iterable[Message], batch: int) -> Iterator[list[Record]]:
         """Events: the records of each `batch` messages; then the clock of every partition is brought up to date."""
-        for raw in _cut(messages, batch, self._packer.ends[self._event_source]):
-            yield self._take(self._event_source, self._events.decode(raw), raw[-1].offset + 1, "events")
+        for raw in _cut(messages, batch, self.next_offset()):
+            yield self.take(raw)[0]
 
-    def _take(self, source: Upstream, decoded: Decoded, end: int, count: str) -> list[Record]:
-        self.counts[count] += decoded.rows.height
+    def next_offset(self, catalogue: bool = False) -> int:
+        """Of the next event, or change of the catalogue."""
+        return self._packer.ends[self._item_source if catalogue else self._event_source]
+
+    def take(self, raw: Sequence[RawMessage], catalogue: bool = False) -> tuple[list[Record], list[DeadLetter]]:
+        """The records of these messages, which are at `next_offset` and behind it, and those that were refused."""
+        source, decoder = (self._item_source, self._items) if catalogue else (self._event_source, self._events)
+        decoded = decoder.decode(raw)
+        self.counts["items" if catalogue else "events"] += decoded.rows.height
         self.counts["dead_letters"] += len(decoded.dead)
-        packed = self._packer.pack({source: Chunk(decoded.rows, end)})
+        packed = self._packer.pack({source: Chunk(decoded.rows, self.next_offset(catalogue) + len(raw))})
         ticks = self._packer.tick() if self.s.batches_partitions > 1 else []
-        return [record for packed_ in [*packed, *ticks] if (record := self._route(packed_)) is not None]
+        return self._routed([*packed, *ticks]), decoded.dead
+
+    def tick(self, ms: int) -> list[Record]:
+        """Tell every partition the time, as ingest tells those that are idle."""
+        at_ms = pl.lit(ms, pl.Int64).alias("ts_ms")
+        return self._routed([packed._replace(rows=packed.rows.with_columns(at_ms)) for packed in self._packer.tick()])
+
+    def _routed(self, packed: Sequence[Packed]) -> list[Record]:
+        return [record for one in packed if (record := self._route(one)) is not None]
 
     def _route(self, packed: Packed) -> Record | None:
         if packed.output == self._examples:
@@ -104,23 +117,6 @@ class ToExamples:
     def close(self) -> None:
         for driver in self.users:
             driver.stage.close()
-
-
-class _KeptPacker(Packer):
-    """A packer whose positions go into snapshots. Ingest finds its own in the logs that it wrote, but here these are in memory only."""
-
-    def state(self) -> dict[str, Any]:
-        sources = sorted(self.ends)
-        written = [[ends[source] for source in sources] for ends in self._written.values()]
-        return {"clock": self.clock.to_json().decode(), "ends": [self.ends[source] for source in sources], "written": written}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        sources = sorted(self.ends)
-        self.clock = EventClock.from_json(state["clock"].encode())
-        self.ends = dict(zip(sources, state["ends"], strict=True))
-        self._written = {
-            output: dict(zip(sources, ends, strict=True)) for output, ends in zip(self._written, state["written"], strict=True)
-        }
 
 
 def _directory(driver: StageDriver) -> str:

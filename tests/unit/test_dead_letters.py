@@ -31,6 +31,14 @@ def test_the_block_follows_the_originals() -> None:
     ]
 
 
+def test_a_letter_that_is_nothing_at_all_can_be_sent() -> None:
+    """Kafka takes a record without key and value, but clients do not send one: ingest would stop at it for good."""
+    nothing = LETTER._replace(message=LETTER.message._replace(key=None, value=None))
+    assert dead_letters.key_of(nothing) == b""
+    assert dead_letters.key_of(nothing._replace(message=nothing.message._replace(value=b""))) is None
+    assert dead_letters.key_of(LETTER) == b"k"
+
+
 def test_the_newest_block_is_read_and_only_it_is_taken_off() -> None:
     first = dead_letters.headers(LETTER, "events", 3, "ingest")
     second = dead_letters.headers(sent_again(LETTER, first, 43), "events", 4, "ingest")

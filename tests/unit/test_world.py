@@ -475,7 +475,32 @@ def test_ids_of_another_log_are_refused(user_id: str, item_id: str) -> None:
         TruthJudge(World(SMALL), 5, 1.0).judge(T0, user_id, [item_id])
 
 
+def test_a_list_from_before_the_world_is_refused() -> None:
+    with pytest.raises(SettingsError, match="start_ms"):
+        TruthJudge(World(SMALL), 5, 1.0).judge(T0 - 1, "u1", ["i1"])
+
+
 # Settings and files
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+
+
+def test_the_world_of_delayed_feedback_is_a_stream_of_samples_that_convert() -> None:
+    told = msgspec.toml.decode(PAGE.partition("```toml\n")[2].partition("```")[0])
+    config = make_world(told)
+    events, labels = pl.concat(frames(config, 60_000)), pl.concat(label_frames(config, 60_000))
+    assert labels["p_click"].min() > 0.999
+    assert 500 < events.filter(pl.col("type") == "click").height / ((events["ts_ms"][-1] - T0) / HOUR_MS) < 1_500, "clicks an hour"
+    p = labels["p_conversion"]
+    assert p.mean() == pytest.approx(0.57, abs=0.05)
+    assert p.quantile(0.9) - p.quantile(0.1) > 0.3
+
+
+def test_the_page_tells_every_setting_with_its_default() -> None:
+    for name, value in msgspec.to_builtins(WorldConfig()).items():
+        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert f"| `{name}` | {shown} |" in PAGE
 
 
 @pytest.mark.parametrize(
