@@ -10,6 +10,11 @@ from evaluation.world import WorldConfig
 
 STREAMS = ("topic", "slot", "item", "user", "taste", "minute", "arrival", "request", "page", "response")
 HOUR_MS = 3_600_000
+SIGMAS = 4.5  # of a sum of independent draws: seeds are fixed, so a test that passes goes on passing
+SMALL = WorldConfig(
+    seed=3, users=50, items=200, requests_per_second=1.0, room_share=0.3, room_life_minutes=20.0, item_life_hours=1.0, change_hours=1.0,
+    conversion_logit=-0.5, conversion_scales_hours=(0.02, 0.1, 0.3), attribution_hours=0.5,
+)  # fmt: skip
 
 
 def unit(bits: int) -> float:
@@ -36,6 +41,11 @@ def zipf(share: float, n: int, exponent: float) -> int:
         middle = (low + high) / 2
         low, high = (middle, high) if area(middle) <= share * area(n + 1) else (low, middle)
     return min(int(high) - 1, n - 1)
+
+
+def assert_expected(found: float, p: np.ndarray) -> None:
+    """`found` successes of independent draws with probabilities p."""
+    assert abs(found - p.sum()) < SIGMAS * np.sqrt((p * (1 - p)).sum()) + 1e-9, (found, p.sum())
 
 
 class NaiveWorld:

@@ -167,9 +167,19 @@ def _coverage(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _truth(told: Mapping[str, Any]) -> Iterator[Section]:
-    if told.get("truth"):
-        prose = ["The log is simulated, so that what its users wanted is known."]
-        yield Section("Against the truth", prose, [], [fact_table("Measured against the simulated truth", tables.flat(told["truth"]))])
+    truth: Mapping[str, Any] = told.get("truth", {})
+    if truth:
+        prose = [
+            "The log is simulated, so that what its users want is known. Gain is the mean utility of a list's items, regret how far it is "
+            "below that of the best list. After an abrupt change of taste a list falls; half of the fall is regained with the first list "
+            "that has half of it back.",
+        ]
+        ideal = {"best possible": {"gain": next(iter(truth.values()))["best"]}}
+        scores = {name: {"all": of} for name, of in {**truth, **ideal}.items()}
+        hours = next(iter(truth.values()))["by_hour"]
+        curves = {name: {"gain": of["by_hour"]["gain"]} for name, of in truth.items()} | {"best possible": {"gain": hours["best"]}}
+        figure = over_time("Gain of the lists", {"ts_ms": hours["ts_ms"], "n": hours["n"], **curves}, scores, "gain", "gain")
+        yield Section("Against the truth", prose, [figure] if figure else [], [tables.truth_table("By the truth", truth)])
 
 
 def _run(told: Mapping[str, Any]) -> Section:

@@ -123,6 +123,17 @@ def change_cells(change: Mapping[str, Any]) -> list[Cell]:
     return [Cell(number(change["difference"], signed=True), interval(change["ci95"], signed=True)), Cell(p_value(change["p"]))]
 
 
+def truth_table(caption: str, truth: Mapping[str, Any]) -> Table:
+    """A row per kind of list that a simulated world judged."""
+    head = ("", "Gain", "Best possible", "Regret", "Regret, share", "Half regained, s (p50)", "in own lists", "Never", "Changes", "n")
+    rows = []
+    for name, of in truth.items():
+        half = of["changes"]["regained"]["0.5"]
+        told = [of["gain"], of["best"], of["regret"], of["relative_regret"], half["seconds"]["p50"], half["lists"]["p50"], half["never"]]
+        rows.append((name, [Cell(number(value)) for value in (*told, of["changes"]["n"], of["lists"])]))
+    return Table(caption, head, rows)
+
+
 def fact_table(caption: str, facts: Iterable[tuple[str, object]]) -> Table:
     """A row per fact."""
     return Table(caption, ("", "value"), [(words(name), [Cell(fact(value))]) for name, value in facts])

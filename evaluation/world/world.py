@@ -18,7 +18,7 @@ class World:
     """The truth of one world. Users and items are numbers here; `user_number` and `item_numbers` read the ids of its log.
 
     The utility of an item for a user at a time is the probability of a click once it is looked at; 0 where the item is not live then.
-    Cost: of `utilities`, what is asked for; of `best`, a look at every slot (5 ns each) besides. Memory: 80 bytes a slot.
+    Cost: of `utilities`, what is asked for; of `best`, a look at every slot (6 ns each) besides. Memory: 80 bytes a slot.
     """
 
     def __init__(self, config: WorldConfig) -> None:

@@ -44,6 +44,7 @@ def evaluate(
     until: Annotated[str | None, typer.Option("--to", help="Event time that ends it, itself left out.")] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Sort a log that is not in order of time, in memory.")] = False,
     served: Annotated[bool, typer.Option("--served/--no-served", help="Judge Freshet's lists, or baselines alone.")] = True,
+    world: Annotated[Path | None, typer.Option(help="What `freshet simulate` wrote: judge the lists by its truth too.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Events read at a time; changes no result.")] = 4_000,
     state: Annotated[Path | None, typer.Option(help="A directory of this run's own: the same command goes on where it stopped.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all numbers there.")] = None,
@@ -63,7 +64,7 @@ def evaluate(
     check(baseline or DEFAULT)
     s = _settings(rule)
     items, opened = opened_log(log, rule, catalogue, Span(at_ms(first, "--from"), at_ms(until, "--to")), sort)
-    options = Options(rule.judge, labels_of(rule), staleness, sample, tuple(baseline or DEFAULT), served)
+    options = Options(rule.judge, labels_of(rule), staleness, sample, tuple(baseline or DEFAULT), served, world)
     told = {} if state is None else told_log(log, rule, catalogue)
     told |= {"--from": first, "--to": until, "--sort": sort, **_named(options)}
     found = _judged(s, options, items, opened, batch, state, told)
@@ -90,7 +91,7 @@ def _settings(rule: Mapping) -> Settings:
 def _named(options: Options) -> dict[str, Any]:
     """The options by their names on the command line."""
     names = {"--staleness": options.staleness_seconds, "--sample": options.sample, "--served": options.served}
-    return {**names, "--baseline": ", ".join(options.baselines)}
+    return {**names, "--baseline": ", ".join(options.baselines), "--world": str(options.world)}
 
 
 def _judged(
@@ -145,7 +146,8 @@ def _measured(evaluation: Evaluation, seconds: float, resumed_at: int) -> dict[s
         "events_per_second": round(judged / seconds) if seconds else 0,
         "staleness_max_ms": evaluation.staleness_max_ms,
     }
-    return {"log": dict(evaluation.front.counts), "run": run, "label_outcomes": evaluation.outcomes}
+    truth = {"truth": told} if (told := evaluation.truth) else {}
+    return {"log": dict(evaluation.front.counts), "run": run, "label_outcomes": evaluation.outcomes, **truth}
 
 
 def _described(found: Judgements, options: Options, rule: Mapping, log: Log, burn_in: float) -> Judgements:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,10 +32,11 @@ from learners.recommend import CacheConfig
 from learners.supa.calibrated import Calibrated
 from streams import pipeline
 from streams.evaluate.labels import LabelJudge, Labels
-from streams.evaluate.lists import LEARNED, SERVED, Board, Rivals, judge_served
+from streams.evaluate.lists import LEARNED, SERVED, Board, K, Rivals, judge_served
 from streams.evaluate.numbers import Events, Runs
 from streams.evaluate.saved import GrowingFrame, from_npz, to_npz
 from streams.evaluate.served import ServedLists
+from streams.evaluate.truth import Witness
 from streams.evaluation import sampled
 from streams.producing import Message
 from streams.replay import LOCAL, ToExamples
@@ -57,6 +59,7 @@ class Options:
     sample: float = 0.01  # share of the judged events whose full rank is computed, by a hash of the position
     baselines: tuple[str, ...] = ("popular-30m",)
     served: bool = True  # whether Freshet's own lists are judged, or baselines alone
+    world: Path | None = None  # directory of a simulated log, whose truth the lists are judged by
 
 
 class Evaluation:
@@ -72,6 +75,7 @@ class Evaluation:
         self._stage, self._driver = stage, StageDriver(stage, Upstream(s.examples_topic, 0, LOCAL))
         self._runs, self._slicer = Runs(pipeline.user_config(s, 0), options.judge), Slicer()
         self._served = ServedLists(stage, CacheConfig(popularity_weight=s.popularity_weight), self._runs.items)
+        self._witness = Witness(options.world, self._served, self._runs.items, K) if options.world and options.served else None
         self._rivals = Rivals([*list_baselines(options.baselines), *rivals], self._runs.items)
         own = [Calibrated(LEARNED)] if options.served else []
         self._labels = LabelJudge(options.labels, [*own, *label_baselines(options.baselines), *models])
@@ -121,6 +125,11 @@ class Evaluation:
         """How the joins of labels ended; see `LabelJudge`."""
         return self._labels.outcomes
 
+    @property
+    def truth(self) -> dict[str, Any] | None:
+        """What a simulated world says of the lists; see `Witness`."""
+        return self._witness.result() if self._witness else None
+
     def _take(self, records: Sequence[Record]) -> None:
         for record in records:
             rows = self._driver.positions.admit(record)
@@ -165,7 +174,7 @@ class Evaluation:
         for (start, stop), (first, last) in zip(pairwise(cuts), pairwise(of_group.tolist()), strict=True):
             if run.judged[first:last].any() or any(impressions[first:last]):
                 self._served.refresh()
-                judge_served(self._served, range(first, last), events, board)
+                judge_served(self._served, range(first, last), events, board, self._witness)
                 for i in range(first, last):
                     if impressions[i]:
                         scores[i] = self._served.score(events.user_ids[i], int(run.item[i]))
@@ -180,6 +189,8 @@ class Evaluation:
         self._driver.snapshot(into.within("learner"))
         self._rivals.snapshot(into.within("rivals"))
         self._labels.snapshot(into.within("labels"))
+        if self._witness:
+            self._witness.snapshot(into.within("truth"))
         into.write(_STATE, msgspec.json.encode({**plain, "staleness_max_ms": self.staleness_max_ms}))
         into.write("seen.npz", to_npz(seen))
         into.write("slices.npz", to_npz(self._slicer.save()))
@@ -199,6 +210,8 @@ class Evaluation:
         self._driver.restore(directory / "learner")
         self._rivals.restore(directory / "rivals")
         self._labels.restore(directory / "labels")
+        if self._witness:
+            self._witness.restore(directory / "truth")
         for growing in self._found.values():
             growing.restore(directory / "found")
         if (tail := directory / _TAIL).exists():

@@ -13,6 +13,7 @@ from evaluation.slices import SLICES
 from streams.evaluate.numbers import Events, Numbers
 from streams.evaluate.saved import from_npz, to_npz
 from streams.evaluate.served import ServedLists
+from streams.evaluate.truth import Witness
 
 K = 20
 SERVED, LEARNED = "served", "supa"  # contenders: the served list, the full rank by the learned score
@@ -47,13 +48,15 @@ class Board:
         )
 
 
-def judge_served(served: ServedLists, group: range, events: Events, board: Board) -> None:
-    """The lists and full ranks of the judged events of a group, all from the state as of now."""
+def judge_served(served: ServedLists, group: range, events: Events, board: Board, witness: Witness | None) -> None:
+    """The lists and full ranks of the judged events of a group, all from the state as of now. The witness sees every list."""
     run, lists, ranks = board.run, board.lists[SERVED], board.ranks[LEARNED]
     for i in group:
         if run.judged[i]:
             listed, item = served.list_of(events.user_ids[i], run.seen[i], K), int(run.item[i])
             lists[i] = listed.index(item) + 1 if item in listed else 0
+            if witness is not None:
+                witness.see(int(run.ts_ms[i]), events.user_ids[i], listed, run.seen[i])
         if board.chosen[i]:
             ranks[i], board.candidates[i] = served.full_rank(events.user_ids[i], int(run.item[i]))
 

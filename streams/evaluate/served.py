@@ -79,10 +79,11 @@ class ServedLists:
             ids, codes = tokenizer.codes_of(rows)
             self.state.items["item_tokens"].put(self._rows(ids), {}, codes.astype(np.int32))
 
-    def list_of(self, user_id: str, seen: np.ndarray, k: int) -> list[int]:
-        """Numbers of the items in the list of `k` for a user whose last items were `seen` (int32, newest first, then -1)."""
+    def list_of(self, user_id: str, seen: np.ndarray, k: int, links: Sequence[str] | None = None) -> list[int]:
+        """Numbers of the items in the list of `k` for a user whose last items were `seen` (int32, newest first, then -1); `links` as
+        for `recommend`."""
         recent = [number for number in seen.tolist() if number >= 0]
-        return [row for row, _, _ in fill(self.state, self._config, Asker(self._vector(user_id), recent, MIN_MS), k)]
+        return [row for row, _, _ in fill(self.state, self._config, Asker(self._vector(user_id), recent, MIN_MS), k, links)]
 
     def _vector(self, user_id: str) -> np.ndarray | None:
         rows = self._supa.users.ids.lookup([user_id])

@@ -50,7 +50,12 @@ def told_of(found: Judgements) -> dict[str, Any]:
     return {"format": 1, **found.meta, **result(found, 0)}
 
 
-TOLD = told_of(made_up()) | {"truth": {"regret": 0.0625, "latency_seconds": {"p50": 12.5}}, "label_outcomes": {"click": {"late": 7}}}
+HALF = {"0.5": {"seconds": {"p50": 12.5, "p90": None}, "lists": {"p50": 3.0, "p90": None}, "never": 0.25}}
+TRUTH = {
+    "gain": 0.5, "best": 0.5625, "regret": 0.0625, "relative_regret": 0.125, "lists": 90, "changes": {"n": 8, "regained": HALF},
+    "by_hour": {"ts_ms": [0, 3_600_000], "n": [40, 50], "gain": [0.25, 0.75], "best": [0.5, 0.625]},
+}  # fmt: skip
+TOLD = told_of(made_up()) | {"truth": {"served": TRUTH}, "label_outcomes": {"click": {"late": 7}}}
 
 
 def compared() -> dict[str, Any]:
@@ -182,8 +187,9 @@ def test_the_numbers_of_the_tables_are_those_of_the_result() -> None:
     label = TOLD["labels"]["long_view"]["supa"]["all"]
     told = table_of(page, "Label long view")["supa"]
     assert [text for text, _ in told[:4]] == [f"{label[name]:.4f}" for name in ("auc", "gauc", "log_loss", "calibration")]
-    truth = table_of(page, "Measured against the simulated truth")
-    assert truth == {"regret": [("0.0625", "")], "latency seconds: p50": [("12.5", "")]}
+    truth = table_of(page, "By the truth")
+    expected = ("0.5000", "0.5625", "0.0625", "0.1250", "12.5000", "3.0000", "0.2500", "8", "90")
+    assert truth == {"served": [(cell, "") for cell in expected]}
     assert table_of(page, "Label outcomes") == {"click: late": [("7", "")]}
     assert "Share of all rows: supa" in page
     assert "50 % within 5.0 s" in page
@@ -222,7 +228,7 @@ def test_names_from_a_log_are_text() -> None:
     found = made_up(names=("served", HOSTILE, "b"), label=HOSTILE)
     told = told_of(found)
     told["log"] = {"mapping": HOSTILE, HOSTILE: HOSTILE}
-    told["truth"] = {HOSTILE: {HOSTILE: HOSTILE}}
+    told["truth"] = {HOSTILE: TRUTH}
     page = to_html(told)
     assert not Tree(page).root.all("script")
     assert "\x00" not in page

@@ -1,35 +1,19 @@
 """The simulated world: its log is what its truth says, and lists are judged by that truth."""
 
-import io
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import polars as pl
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from core.errors import FreshetError, SettingsError
-from evaluation.world import TruthJudge, World, WorldConfig, entries, frames, label_frames, load_world, make_world
+from evaluation.world import World, WorldConfig, entries, frames, label_frames, make_world
 from evaluation.world.laws import DIMENSIONS, empty_shelf, taste, zipf
 from evaluation.world.pages import ROW, TYPES, arrive
 from evaluation.world.simulation import Simulation
-from streams.cli.simulate import simulate
-from streams.logs.mapping import load_mapping
-from streams.logs.reader import open_log, read_catalogue
-from streams.replay import LocalPipeline
-from streams.settings import Settings
-from tests.naive_world import NaiveWorld
+from tests.naive_world import SIGMAS, SMALL, NaiveWorld, assert_expected
 
-SMALL = WorldConfig(
-    seed=3, users=50, items=200, requests_per_second=1.0, room_share=0.3, room_life_minutes=20.0, item_life_hours=1.0, change_hours=1.0,
-    conversion_logit=-0.5, conversion_scales_hours=(0.02, 0.1, 0.3), attribution_hours=0.5,
-)  # fmt: skip
 EVENTS = 150_000
-SIGMAS = 4.5  # of a sum of independent draws: seeds are fixed, so a test that passes goes on passing
 T0, MINUTE_MS, HOUR_MS = SMALL.start_ms, 60_000, 3_600_000
 
 
@@ -63,11 +47,6 @@ def log() -> Log:
 
 def items_of(config: WorldConfig, until_ms: int) -> pl.DataFrame:
     return pl.concat(entries(config, until_ms))
-
-
-def assert_expected(found: float, p: np.ndarray) -> None:
-    """`found` successes of independent draws with probabilities p."""
-    assert abs(found - p.sum()) < SIGMAS * np.sqrt((p * (1 - p)).sum()) + 1e-9, (found, p.sum())
 
 
 # The same seed, the same log
@@ -365,202 +344,3 @@ def tastes(config: WorldConfig, user: int, times: np.ndarray) -> np.ndarray:
     for row, ts_ms in zip(out, times.tolist(), strict=True):
         taste(law, shelf, user, ts_ms, block, row)
     return out
-
-
-# Lists judged
-
-
-def ids(items: np.ndarray) -> list[str]:
-    return [f"i{item}" for item in items.tolist()]
-
-
-def live_ids(items: pl.DataFrame, ts_ms: int) -> list[str]:
-    return items.filter((pl.col("start") <= ts_ms) & (pl.col("end") > ts_ms))["item_id"].to_list()
-
-
-def test_the_best_list_is_that_of_a_look_at_everything(log: Log) -> None:
-    world, rng = World(SMALL), np.random.default_rng(1)
-    for ts_ms in rng.integers(T0, log.events["ts_ms"][-1], 30).tolist():
-        user, everything = int(rng.integers(50)), live_ids(log.items, ts_ms)
-        without = rng.choice(everything, 25, replace=False)
-        left = world.item_numbers(sorted(set(everything) - set(without)))
-        utility = world.utilities(ts_ms, user, left)
-        found = world.best(ts_ms, user, 20, world.item_numbers(without.tolist()))
-        assert found.tolist() == left[np.argsort(-utility)[:20]].tolist()
-        dead = sorted(set(log.items["item_id"]) - set(everything))
-        assert not world.utilities(ts_ms, user, world.item_numbers(dead)).any()
-    assert (world.best(T0, 1, 300, np.empty(0, dtype=np.int64)) == -1).sum() == 100
-
-
-def test_an_oracle_has_no_regret_and_chance_has(log: Log) -> None:
-    world, rng = World(SMALL), np.random.default_rng(2)
-    oracle, reverse, chance, short = (TruthJudge(World(SMALL), 10, 1.0) for _ in range(4))
-    for ts_ms in np.linspace(T0, log.events["ts_ms"][-1], 200).astype(np.int64).tolist():
-        user, everything = int(rng.integers(50)), live_ids(log.items, ts_ms)
-        seen = rng.choice(everything, 5, replace=False).tolist()
-        best = ids(world.best(ts_ms, user, 10, world.item_numbers(seen)))
-        oracle.judge(ts_ms, f"u{user}", best, seen)
-        reverse.judge(ts_ms, f"u{user}", best[::-1], seen)
-        chance.judge(ts_ms, f"u{user}", rng.permutation(sorted(set(everything) - set(seen)))[:10].tolist(), seen)
-        short.judge(ts_ms, f"u{user}", [best[0], best[0], *seen, best[1]], seen)
-    for judge in (oracle, reverse):
-        assert judge.result()["regret"] == judge.result()["relative_regret"] == 0.0
-    told = chance.result()
-    assert told["lists"] == 200
-    assert told["regret"] > 0.2
-    assert 0.5 < told["relative_regret"] < 1
-    assert told["best"] == pytest.approx(oracle.result()["gain"])
-    assert sum(told["by_hour"]["n"]) == 200
-    assert short.result()["relative_regret"] > 0.75, "twice, seen and empty count nothing"
-    json.dumps(told, allow_nan=False)
-
-
-STEADY = WorldConfig(seed=5, users=12, items=300, item_life_hours=1e7, room_share=0.0, drift=0.0, change_hours=20.0, quality_sd=0.0)
-STEP_MS = 600_000
-
-
-def followed(lag_ms: int | None, steps: int = 400, judge: TruthJudge | None = None, first: int = 0) -> TruthJudge:
-    """Lists each ten minutes that are best for the taste of `lag_ms` before (None: of the beginning)."""
-    world, judge = World(STEADY), judge or TruthJudge(World(STEADY), 10, 1.0)
-    for step in range(first, steps):
-        ts_ms = T0 + step * STEP_MS
-        known_ms = T0 if lag_ms is None else max(T0, ts_ms - lag_ms)
-        for user in range(12):
-            judge.judge(ts_ms, f"u{user}", ids(world.best(known_ms, user, 10, np.empty(0, dtype=np.int64))))
-    return judge
-
-
-@pytest.mark.parametrize("lag_ms", [0, 3 * HOUR_MS, 5 * HOUR_MS + 1])
-def test_the_time_until_a_change_shows_is_the_lag_of_the_lists(lag_ms: int) -> None:
-    told = followed(lag_ms).result()["changes"]
-    assert told["n"] > 20
-    assert told["fall"] > 0.3
-    for level in ("0.5", "0.8"):
-        regained = told["regained"][level]
-        for quantile in ("p50", "p90"):
-            assert lag_ms / 1_000 <= regained["seconds"][quantile] < lag_ms / 1_000 + STEP_MS / 1_000
-            assert regained["lists"][quantile] in (lag_ms // STEP_MS + 1, lag_ms // STEP_MS + 2)
-        assert regained["never"] < 0.1
-
-
-def test_a_list_that_never_changes_never_regains() -> None:
-    told = followed(None, 150).result()["changes"]
-    assert told["n"] >= 8
-    assert told["regained"]["0.8"] == {"seconds": {"p50": None, "p90": None}, "lists": {"p50": None, "p90": None}, "never": 1.0}
-
-
-def test_a_judge_goes_on_where_it_was_saved() -> None:
-    whole, half = followed(HOUR_MS, 200), followed(HOUR_MS, 90)
-    file = io.BytesIO()
-    np.savez(file, **half.save())
-    file.seek(0)
-    again = TruthJudge(World(STEADY), 10, 1.0)
-    with np.load(file, allow_pickle=False) as state:
-        again.load(dict(state))
-    assert followed(HOUR_MS, 200, again, 90).result() == whole.result()
-
-
-def test_a_share_of_the_users_is_judged_and_no_bot() -> None:
-    judge = TruthJudge(World(WorldConfig(users=10_000)), 5, 0.2)
-    chosen = [judge.judges(f"u{user}") for user in range(10_005)]
-    assert_expected(sum(chosen[:10_000]), np.full(10_000, 0.2))
-    assert not any(chosen[10_000:])
-    judge.judge(T0, f"u{chosen.index(False)}", ["i1"])
-    assert judge.result()["lists"] == 0
-
-
-@pytest.mark.parametrize("user_id, item_id", [("u1", "x"), ("u1", "v7"), ("someone", "i1"), ("u99999", "i1")])
-def test_ids_of_another_log_are_refused(user_id: str, item_id: str) -> None:
-    with pytest.raises(SettingsError, match="is no id of this world"):
-        TruthJudge(World(SMALL), 5, 1.0).judge(T0, user_id, [item_id])
-
-
-def test_a_list_from_before_the_world_is_refused() -> None:
-    with pytest.raises(SettingsError, match="start_ms"):
-        TruthJudge(World(SMALL), 5, 1.0).judge(T0 - 1, "u1", ["i1"])
-
-
-# Settings and files
-
-
-PAGE = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
-
-
-def test_the_world_of_delayed_feedback_is_a_stream_of_samples_that_convert() -> None:
-    told = msgspec.toml.decode(PAGE.partition("```toml\n")[2].partition("```")[0])
-    config = make_world(told)
-    events, labels = pl.concat(frames(config, 60_000)), pl.concat(label_frames(config, 60_000))
-    assert labels["p_click"].min() > 0.999
-    assert 500 < events.filter(pl.col("type") == "click").height / ((events["ts_ms"][-1] - T0) / HOUR_MS) < 1_500, "clicks an hour"
-    p = labels["p_conversion"]
-    assert p.mean() == pytest.approx(0.57, abs=0.05)
-    assert p.quantile(0.9) - p.quantile(0.1) > 0.3
-
-
-def test_the_page_tells_every_setting_with_its_default() -> None:
-    for name, value in msgspec.to_builtins(WorldConfig()).items():
-        shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        assert f"| `{name}` | {shown} |" in PAGE
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"users": 0}, {"page": 51}, {"items": 5}, {"burst_share": 1.5}, {"requests_per_second": 0}, {"drift": -1}, {"topics": 1},
-     {"conversion_scales_hours": [1, 0, 2]}, {"start_ms": 0}, {"seed": -1}, {"users": "many"}, {"nothing": 1}],
-)  # fmt: skip
-def test_settings_that_cannot_work_are_refused(change: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match="page" if change == {"items": 5} else next(iter(change))):
-        make_world(change)
-
-
-def run(*arguments: object) -> tuple[object, str]:
-    app = typer.Typer()
-    app.command()(simulate)
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, list(map(str, arguments)))
-    if isinstance(result.exception, FreshetError):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result, result.output
-
-
-def test_a_simulated_log_is_replayed_without_a_dead_letter(tmp_path: Path) -> None:
-    out, again = tmp_path / "world", tmp_path / "again"
-    (tmp_path / "world.toml").write_text("users = 40\nroom_share = 0.5\nconversion_logit = 1.0\nrequests_per_second = 0.5\n")
-    options = ("--events", 3_000, "--settings", tmp_path / "world.toml", "--seed", 4, "--items", 60, "--truth-labels")
-    assert "3,000 events" in run(out, *options)[1]
-    run(again, *options)
-    names = sorted(path.name for path in out.iterdir())
-    assert names == ["events.parquet", "items.ndjson", "labels.parquet", "world.json"]
-    for name in names:
-        assert (out / name).read_bytes() == (again / name).read_bytes()
-    world = load_world(out)
-    assert world == WorldConfig(seed=4, users=40, items=60, room_share=0.5, conversion_logit=1.0, requests_per_second=0.5)
-    mapping = load_mapping("freshet")
-    items = read_catalogue(out / "items.ndjson", mapping)
-    messages = [message for batch in open_log(out / "events.parquet", mapping).batches() for message in batch.messages]
-    local = LocalPipeline(Settings(batches_partitions=1, max_users=8_192, max_items=8_192, dimensions=16), tmp_path / "local")
-    local.feed_items(items)
-    local.feed_events(messages)
-    assert local.counts == {"events": 3_000, "items": len(items), "dead_letters": 0}
-    judge = TruthJudge.open(out, 20, 1.0)
-    for user in range(40):
-        judge.judge(local.cache.clock_ms, f"u{user}", [item.item_id for item in local.cache.recommend(f"u{user}", 20).items])
-    local.close()
-    assert 0 < judge.result()["gain"] < judge.result()["best"]
-    with pytest.raises(SettingsError, match="is not empty"):
-        run(out, *options)
-
-
-def test_a_directory_without_a_world_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"no world\.json"):
-        load_world(tmp_path)
-    (tmp_path / "world.json").write_text('{"format": 2, "world": {}}')
-    with pytest.raises(SettingsError, match="format 2"):
-        TruthJudge.open(tmp_path)
-
-
-def test_kafka_needs_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FRESHET_BOOTSTRAP_SERVERS", raising=False)
-    with pytest.raises(SettingsError, match="FRESHET_BOOTSTRAP_SERVERS"):
-        run(tmp_path / "world", "--events", 700, "--to-kafka")
-    assert not (tmp_path / "world").exists()
