@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from core.snapshot import Snapshot
-from evaluation.world.truth import TruthJudge
+from evaluation.world import TruthJudge, World
 from streams.evaluate.numbers import Numbers
 from streams.evaluate.saved import from_npz, to_npz
 from streams.evaluate.served import ServedLists
 
 POPULAR = ("popular",)  # links of the list beside
+ITEMS_LOOKED_AT = 20_000  # of a world, times the share of its users: bounds the cost of a list to a fraction of a millisecond
 
 
 class Witness:
@@ -21,7 +22,9 @@ class Witness:
     def __init__(self, world: Path, served: ServedLists, items: Numbers, k: int) -> None:
         """`world`: the directory of a simulated log."""
         self._served, self._items, self._k = served, items, k
-        self._judges = {name: TruthJudge.open(world, k) for name in ("served", "popular")}
+        truth = World.open(world)
+        share = min(1.0, ITEMS_LOOKED_AT / truth.config.items)
+        self._judges = {name: TruthJudge(truth, k, share) for name in ("served", "popular")}
 
     def see(self, ts_ms: int, user_id: str, listed: Sequence[int], seen: np.ndarray) -> None:
         """The list (numbers of items) of a user who has `seen` those."""
