@@ -27,6 +27,7 @@ test: export POLARS_MAX_THREADS = 2
 test: lint
 	@echo "Compiling kernels; under coverage that would take several times as long."
 	$(VENV)/bin/python -m streams.warm
+	$(VENV)/bin/python -m tests.warm
 	$(VENV)/bin/python -m pytest --cov
 
 lint: $(DEV)

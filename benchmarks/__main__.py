@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import freshness, results, throughput
+from benchmarks import freshness, replay, results, simulate, throughput
 
-NAMES = {"throughput": throughput.main, "freshness": freshness.main, "results": results.main}
+NAMES = {
+    "throughput": throughput.main,
+    "freshness": freshness.main,
+    "replay": replay.main,
+    "results": results.main,
+    "simulate": simulate.main,
+}
 
 
 def main() -> int:
