@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from core.contender import Impression, Run, State
 from core.snapshot import Snapshot
@@ -13,9 +14,12 @@ from evaluation.judgements import Judgements
 from evaluation.summary import result
 from learners.baselines.registry import DEFAULT
 from streams import bundled
+from streams.cli import app
+from streams.cli.replay import opened_log
 from streams.evaluate import Evaluation, Labels, Options
 from streams.evaluate.host import group_starts
 from streams.evaluate.lists import K
+from streams.logs.mapping import load_mapping
 from streams.replay import LocalPipeline
 from streams.settings import Settings
 
@@ -190,3 +194,23 @@ def result_rows(tmp_path: Path) -> dict[int, int]:
     """Position -> label of the bundled log's first events."""
     found = judged(tmp_path, Options(labels=CLICKED, served=False, sample=0.0, baselines=("counters",)), 4_000).labels
     return dict(zip(found["position"].to_list(), found["y"].to_list(), strict=True))
+
+
+def test_a_simulated_world_judges_the_lists_by_its_truth(tmp_path: Path) -> None:
+    world = tmp_path / "world"
+    assert CliRunner().invoke(app, ["simulate", str(world), "--events", "6000", "--users", "40", "--items", "60"]).exit_code == 0
+    items, log = opened_log(world / "events.parquet", load_mapping("freshet"), world / "items.ndjson")
+    evaluation = Evaluation(SETTINGS, Options(sample=0.0, baselines=(), world=world), tmp_path / "work")
+    with closing(evaluation):
+        evaluation.items(items)
+        for part in log.batches():
+            evaluation.feed(part.messages)
+        found = evaluation.finish()
+        truth = evaluation.truth
+    assert truth is not None
+    people = [id_ for id_ in evaluation._runs.users.ids if int(id_[1:]) < 40]
+    judged_lists = sum(evaluation._runs.users.ids[user] in people for user in found.lists["user"].to_list())
+    assert truth["served"]["lists"] == truth["popular"]["lists"] == judged_lists > 200, "all users of a small world, bots left out"
+    assert 0 < truth["served"]["gain"] < truth["served"]["best"]
+    assert truth["served"]["best"] == truth["popular"]["best"]
+    assert truth["served"]["gain"] != truth["popular"]["gain"]
