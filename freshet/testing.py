@@ -21,7 +21,7 @@ from learners.cache import ParameterCache
 from learners.recommend import Recommendations
 from streams.contract import BadTimestamp, Timestamp, epoch_ms
 from streams.decode import DeadLetter, Headers
-from streams.evaluation import K
+from streams.prequential import K
 from streams.producing import Message
 from streams.settings import Settings, load
 from streams.testing import HandFed

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from core.errors import FreshetError
-from streams.evaluation import K
+from streams.prequential import K
 
 
 class Client:

@@ -20,8 +20,8 @@ from streams.cli.replay import replay_locally
 from streams.cli.run import running
 from streams.client import Client
 from streams.dead_letters import topic_of
-from streams.evaluation import K, Prequential
 from streams.jars import BrokerUnavailable
+from streams.prequential import K, Prequential
 from streams.producing import Message, Sender
 from streams.replay.judged import as_event, judge_all
 from streams.settings import Settings

@@ -37,7 +37,7 @@ from streams.evaluate.numbers import Events, Runs
 from streams.evaluate.saved import GrowingFrame, from_npz, to_npz
 from streams.evaluate.served import ServedLists
 from streams.evaluate.truth import Witness
-from streams.evaluation import sampled
+from streams.prequential import sampled
 from streams.producing import Message
 from streams.replay import LOCAL, ToExamples
 from streams.settings import Settings

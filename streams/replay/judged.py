@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 
 from core.snapshot import Snapshot
-from streams.evaluation import K, ListScores, Prequential
 from streams.logs.parts import Part, Place
 from streams.pipeline import PARTS
+from streams.prequential import K, ListScores, Prequential
 from streams.producing import Message
 from streams.replay.kept import Kept
 from streams.replay.local import LocalPipeline
