@@ -1,6 +1,6 @@
 """Lists and full ranks of a run of events: Freshet's own, group by group as it learns, and those of the baselines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,11 @@ SERVED, LEARNED = "served", "supa"  # contenders: the served list, the full rank
 class Board:
     """The ranks of a run that is being judged. `lists` hold a rank or 0 for each event, `ranks` a full rank for each chosen one."""
 
-    def __init__(self, run: Run, slices: np.ndarray, chosen: np.ndarray) -> None:
-        """slices: bool [4, n]; chosen: bool [n], judged events whose full rank is wanted."""
-        self.run, self.chosen = run, chosen
+    def __init__(self, run: Run, slices: np.ndarray, chosen: np.ndarray, live: Mapping[int, np.ndarray]) -> None:
+        """slices: bool [4, n]; chosen: bool [n], judged events whose full rank is wanted; live: of each of them the candidates."""
+        self.run, self.chosen, self.live = run, chosen, live
         self.lists: dict[str, np.ndarray] = {}  # int32 [n]
         self.ranks: dict[str, np.ndarray] = {}  # float32 [n], NaN where the contender does not rank
-        self.candidates = np.zeros(len(run), dtype=np.int32)  # live items, where Freshet ranks
-        self.known = np.zeros(len(run), dtype=np.int32)  # items that a baseline knows, the most of them
         self._base = {"position": run.position, "ts_ms": run.ts_ms, "user": run.user, "item": run.item}
         self._base |= dict(zip(SLICES, slices, strict=True))
 
@@ -40,12 +38,10 @@ class Board:
     def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Rows of the judged events with a rank by list, and of the chosen ones with a full rank."""
         lists = {**self._base, **self.lists}
-        candidates = np.where(self.candidates > 0, self.candidates, self.known)
-        ranks = {**self._base, "candidates": candidates, **self.ranks}
-        return (
-            pl.DataFrame({name: column[self.run.judged] for name, column in lists.items()}),
-            pl.DataFrame({name: column[self.chosen] for name, column in ranks.items()}),
-        )
+        candidates = np.array([self.live[at].sum() for at in np.flatnonzero(self.chosen).tolist()], dtype=np.int32)
+        base, ranks = ({name: column[self.chosen] for name, column in columns.items()} for columns in (self._base, self.ranks))
+        listed = pl.DataFrame({name: column[self.run.judged] for name, column in lists.items()})
+        return listed, pl.DataFrame({**base, "candidates": candidates, **ranks})
 
 
 def judge_served(served: ServedLists, group: range, events: Events, board: Board, witness: Witness | None) -> None:
@@ -58,7 +54,7 @@ def judge_served(served: ServedLists, group: range, events: Events, board: Board
             if witness is not None:
                 witness.see(int(run.ts_ms[i]), events.user_ids[i], listed, run.seen[i])
         if board.chosen[i]:
-            ranks[i], board.candidates[i] = served.full_rank(events.user_ids[i], int(run.item[i]))
+            ranks[i] = mean_rank(served.scores(events.user_ids[i]), board.live[i], int(run.item[i]))
 
 
 class Rivals:
@@ -89,9 +85,7 @@ class Rivals:
     def _full_rank(self, rival: Contender, board: Board, at: int) -> None:
         scores = rival.scores(int(board.run.user[at]), board.run.items)
         if scores is not None:
-            among = ~np.isnan(scores)
-            board.ranks[rival.name][at] = mean_rank(scores, among, int(board.run.item[at]))
-            board.known[at] = max(board.known[at], int(among.sum()))
+            board.ranks[rival.name][at] = mean_rank(scores, board.live[at], int(board.run.item[at]))
 
     def snapshot(self, into: Snapshot) -> None:
         for rival in self.contenders:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.composite import CompositeStage
-from evaluation.lists import mean_rank
 from features.item_stage import NONE_MS, ItemFeatures
 from learners.live import LiveState
 from learners.recommend import Asker, CacheConfig, fill
@@ -99,14 +98,11 @@ class ServedLists:
             return None
         return float(dots(vector, table.wide(item)[np.newaxis])[0]) + float(table.column("bias")[item])
 
-    def full_rank(self, user_id: str, item: int) -> tuple[float, int]:
-        """Rank of the item by learned score among all live items, and how many these are, it included."""
-        items, shelf, vector = self.state.items, self.state.items["item_popularity"], self._vector(user_id)
-        table, now_ms = items["item_vectors"], self.state.clock_ms
-        among = shelf.column("present") & (shelf.column("start_ms") <= now_ms) & (shelf.column("end_ms") > now_ms)
-        scores = np.full(items.allocated, np.nan)
-        if vector is not None and table.width == vector.size:
-            products = dots(vector, table.column(WIDE_COLUMN)).astype(np.float64) + table.column("bias")
-            scores = np.where(table.column("present"), products, np.nan)
-        among[item] = True
-        return mean_rank(scores, among, item), int(among.sum())
+    def scores(self, user_id: str) -> np.ndarray:
+        """float64 [items]: learned score of every item for a user, NaN where one of them is unknown."""
+        table, vector = self.state.items["item_vectors"], self._vector(user_id)
+        if vector is None or table.width != vector.size:
+            return np.full(self.state.items.allocated, np.nan)
+        products = dots(vector, table.column(WIDE_COLUMN)).astype(np.float64) + table.column("bias")
+        scores: np.ndarray = np.where(table.column("present"), products, np.nan)
+        return scores

@@ -214,3 +214,34 @@ def test_a_simulated_world_judges_the_lists_by_its_truth(tmp_path: Path) -> None
     assert 0 < truth["served"]["gain"] < truth["served"]["best"]
     assert truth["served"]["best"] == truth["popular"]["best"]
     assert truth["served"]["gain"] != truth["popular"]["gain"]
+
+
+class _Clueless(_Fixed):
+    """It scores nothing."""
+
+    def scores(self, user: int, items: int) -> np.ndarray:
+        return np.full(items, np.nan)
+
+
+def test_a_full_rank_is_among_all_live_items_for_every_contender(tmp_path: Path) -> None:
+    """Who knows nothing is in the middle of them, not first of none; what is live is counted naively."""
+    rooms = [
+        (b"early", b'{"item_id":"early","start":1500000000000,"end":1500000000001}'),
+        (b"late", b'{"item_id":"late","start":4000000000000}'),
+        (b"open", b'{"item_id":"open","start":1500000000000,"end":4000000000000}'),
+    ]
+    clueless = _Clueless("clueless", lambda run, k: np.zeros(len(run), dtype=np.int32))
+    evaluation = Evaluation(SETTINGS, Options(sample=1.0, baselines=("popular-30m",)), tmp_path, [clueless])
+    with closing(evaluation):
+        evaluation.items([*ITEMS[:50], *rooms])
+        evaluation.feed(EVENTS[:900], 100)
+        found = evaluation.finish().ranks
+    named, expected = {key.decode() for key, _ in ITEMS[:50]} | {"open"}, []
+    for event in bundled.events()[:900].iter_rows(named=True):
+        if event["type"] == "click":
+            expected.append(len(named | {event["item_id"]}))
+        named.add(event["item_id"])
+    assert found["candidates"].to_list() == expected
+    assert found["clueless"].to_list() == [(n + 1) / 2 for n in expected]
+    assert found["popular-30m"].mean() < found["clueless"].mean()
+    assert found["supa"].is_not_nan().all()
