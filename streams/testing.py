@@ -12,7 +12,6 @@ from core.composite import CompositeStage
 from core.position import Record
 from core.schemas import TICK, examples_schema, user_columns
 from core.snapshot import Snapshot
-from features.user_stage import OUTCOMES, UserStage
 from streams import pipeline
 from streams.decode import DeadLetter, Headers, RawMessage
 from streams.producing import Message
@@ -60,8 +59,7 @@ class HandFed(LocalPipeline):
     @property
     def outcomes(self) -> dict[str, int]:
         """What the feature stages decided, all partitions together."""
-        counts = [driver.stage.outcomes for driver in self.users if isinstance(driver.stage, UserStage)]
-        return {name: sum(count[name] for count in counts) for name in OUTCOMES}
+        return self.front.outcomes
 
     def copy(self, directory: Path, parts: Sequence[str] = pipeline.PARTS) -> "HandFed":
         """Another one in this one's state, by a snapshot and a restore; with fewer parts, if so wanted. `directory` is its own."""

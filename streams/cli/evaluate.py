@@ -57,6 +57,8 @@ def evaluate(
 
     Example: freshet evaluate --baseline popular-30m --json result.json --html report.html
     """
+    for path, option in ((json_file, "--json"), (html, "--html"), (markdown, "--markdown")):
+        _refuse_nowhere(path, option)
     if compared is not None:
         _write(compare(*map(Judgements.load, compared)), json_file, html, markdown)
         return
@@ -72,6 +74,12 @@ def evaluate(
     if save is not None:
         found.save(save)
     _write({"format": FORMAT, **found.meta, **result(found, found.meta["first_position"])}, json_file, html, markdown)
+
+
+def _refuse_nowhere(path: Path | None, option: str) -> None:
+    """Before the work rather than after it."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise SettingsError(f"{option} {path}: that is no file in a directory that exists")
 
 
 def labels_of(rule: Mapping) -> Labels:
@@ -147,14 +155,14 @@ def _measured(evaluation: Evaluation, seconds: float, resumed_at: int) -> dict[s
         "staleness_max_ms": evaluation.staleness_max_ms,
     }
     truth = {"truth": told} if (told := evaluation.truth) else {}
-    return {"log": dict(evaluation.front.counts), "run": run, "label_outcomes": evaluation.outcomes, **truth}
+    return {"log": evaluation.counts, "run": run, "label_outcomes": evaluation.outcomes, **truth}
 
 
 def _described(found: Judgements, options: Options, rule: Mapping, log: Log, burn_in: float) -> Judgements:
     """With what the scores depend on."""
     meta, run = found.meta, {**found.meta["run"], "k": K, "staleness_seconds": options.staleness_seconds, "sample": options.sample}
     run |= {"burn_in": burn_in, "judged_types": list(rule.judge), "baselines": list(options.baselines)}
-    first_position = int(burn_in * meta["log"]["events"])
+    first_position = int(burn_in * meta["log"]["accepted"])
     return replace(
         found, meta={**meta, "log": {"mapping": rule.name, "rows": log.rows, **meta["log"]}, "run": run, "first_position": first_position}
     )
@@ -162,9 +170,9 @@ def _described(found: Judgements, options: Options, rule: Mapping, log: Log, bur
 
 def _write(told: dict[str, Any], json_file: Path | None, html: Path | None, markdown: Path | None) -> None:
     if json_file is not None:
-        json_file.write_text(json.dumps(told, indent=1) + "\n")
+        json_file.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     if html is not None:
-        html.write_text(to_html(told))
+        html.write_text(to_html(told), "utf-8")
     if markdown is not None:
-        markdown.write_text(to_markdown(told))
+        markdown.write_text(to_markdown(told), "utf-8")
     console.print(to_short_markdown(told), markup=False, soft_wrap=True)

@@ -123,6 +123,11 @@ class Evaluation:
         self._stage.close()
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Events and entries read, dead letters, and what became of the events; duplicates are not judged."""
+        return {**self.front.counts, **self.front.outcomes}
+
+    @property
     def outcomes(self) -> dict[str, dict[str, int]]:
         """How the joins of labels ended; see `LabelJudge`."""
         return self._labels.outcomes

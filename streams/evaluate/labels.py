@@ -49,6 +49,8 @@ class LabelJudge:
             scores: [n], learned score of the pair before each.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.schema}
+        if not self._join.labels:
+            return pl.DataFrame(columns, schema=self.schema)
         for revealed in self._walk(events, run, slices, scores):
             shown, of_user, predicted = Impression(*revealed.shown[0]), revealed.shown[1], revealed.shown[2]
             row = (shown.position, shown.ts_ms, *of_user, revealed.label, revealed.y, revealed.revealed_ms)

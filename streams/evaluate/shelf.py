@@ -6,14 +6,15 @@ import msgspec
 import numpy as np
 
 from core.contender import Run, State, grown
+from learners.tables import MAX_MS, MIN_MS
 from streams.evaluate.numbers import Events, Numbers
-
-ALWAYS = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)  # when a room is open that says neither start nor end
 
 
 class _Opening(msgspec.Struct):
-    start: int | None = None
-    end: int | None = None
+    """Of a catalogue entry: when it may be listed, ms; always, where it does not say."""
+
+    start: int = MIN_MS
+    end: int = MAX_MS
 
 
 class Shelf:
@@ -47,13 +48,12 @@ class Shelf:
     def _grow(self, items: int) -> None:
         held = self._present.size
         self._present, self._start_ms, self._end_ms = (grown(of, items) for of in (self._present, self._start_ms, self._end_ms))
-        self._start_ms[held:], self._end_ms[held:] = ALWAYS
+        self._start_ms[held:], self._end_ms[held:] = MIN_MS, MAX_MS
 
     def _set(self, item: int, entry: str | None) -> None:
         told = _Opening() if entry is None else msgspec.json.decode(entry, type=_Opening)
         self._present[item] = entry is not None
-        self._start_ms[item] = ALWAYS[0] if told.start is None else told.start
-        self._end_ms[item] = ALWAYS[1] if told.end is None else told.end
+        self._start_ms[item], self._end_ms[item] = told.start, told.end
 
     def _live(self, now_ms: int, item: int) -> np.ndarray:
         live = self._present & (self._start_ms <= now_ms) & (self._end_ms > now_ms)

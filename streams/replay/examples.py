@@ -13,6 +13,7 @@ import polars as pl
 from core.driver import StageDriver
 from core.position import Range, Record, Stamp, Upstream
 from core.snapshot import Snapshot
+from features.user_stage import OUTCOMES, UserStage
 from streams import pipeline
 from streams.decode import DeadLetter, EventDecoder, ItemDecoder, RawMessage
 from streams.ingest import limits_of
@@ -94,6 +95,12 @@ class ToExamples:
     def _record(self, stamp: Stamp, rows: pl.DataFrame) -> Record:
         self._offset += 1
         return Record(self._offset - 1, stamp, rows)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """What the user stages decided, all partitions together."""
+        counts = [driver.stage.outcomes for driver in self.users if isinstance(driver.stage, UserStage)]
+        return {name: sum(count[name] for count in counts) for name in OUTCOMES}
 
     def snapshot(self, into: Snapshot) -> None:
         """All that it holds, as of the last records that it gave."""
