@@ -6,6 +6,7 @@ is missing there is judged again.
 
 import argparse
 import datetime
+import hashlib
 import json
 import shlex
 import subprocess
@@ -103,7 +104,8 @@ def command(log: Log, data: Path) -> list[str]:
 
 def judged(log: Log, data: Path, work: Path) -> dict[str, Any] | None:
     """The result, from `work` or by judging now; None where the log is not there."""
-    kept = work / f"{log.mapping}-{Path(log.file).parent.name}.json"
+    asked = hashlib.sha256(shlex.join(command(log, Path())).encode()).hexdigest()[:8]  # other options are another result
+    kept = work / f"{log.mapping}-{Path(log.file).parent.name}-{asked}.json"
     if not (data / log.file).exists():
         print(f"{log.name}: left out, there is no {log.file}", file=sys.stderr)
         return None
@@ -136,8 +138,8 @@ def _section(log: Log, told: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(filter(None, [log.about, log.remark]))
     yield plain(headline(told))
     yield (
-        f"{of['events']:,} events, {of['dead_letters']:,} dead letters, judged in {run['seconds']:,.0f} s; no state that answered was "
-        f"older than {run['staleness_max_ms'] / 1000:g} s of event time. `{shlex.join(command(log, Path('DATA'))[:5])}` and every baseline"
+        f"{of['events']:,} events, {of['dead_letters']:,} dead letters, judged on {run['date']} by version {run['version']} in "
+        f"{run['seconds']:,.0f} s; no state that answered was older than {run['staleness_max_ms'] / 1000:g} s of event time. `{shlex.join(command(log, Path('DATA'))[:5])}` and every baseline"
         f"{', ' + shlex.join(log.options) if log.options else ''}."
     )
     lists = told["lists"]

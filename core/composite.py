@@ -32,14 +32,13 @@ class CompositeStage:
 
     def apply(self, rows: pl.DataFrame, offset: int) -> None:
         """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
+        self._sent_ms.append(rows["sent_ms"].to_numpy()[rows["kind"].to_numpy() == EVENT])
         self.learn(self.open(rows))
 
     def open(self, rows: pl.DataFrame) -> Examples:
         """The rows as examples, to be learned by `learn` in parts of any size, before the next ones are opened."""
         clock_ms = self.clock.advance(rows["upstream"].to_numpy(), rows["clock_ms"].to_numpy())
-        kinds = rows["kind"].to_numpy()
-        kept = kinds != TICK
-        self._sent_ms.append(rows["sent_ms"].to_numpy()[kinds == EVENT])
+        kept = rows["kind"].to_numpy() != TICK
         return Examples(pick(rows, kept), self.ordinal, clock_ms[kept])
 
     def learn(self, examples: Examples) -> None:

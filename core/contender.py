@@ -65,8 +65,8 @@ class Impression(NamedTuple):
     ts_ms: int
     user_id: str
     item_id: str
-    context: dict[str, Any]  # the event's, {} where there is none
-    entry: dict[str, Any]  # the item's catalogue entry, {} where there is none
+    context: dict[str, str | int]  # words and whole numbers of the event's, {} where there are none
+    entry: dict[str, Any]  # author and categories of the item's catalogue entry, where it has them
     score: float | None = None  # the pair's learned score, None where there is none
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 OUTCOMES = ("matched", "expired", "repeated", "late", "orphan", "capped")
+SETTLED_ENDS = 1_024  # of labels that are known, kept in the heap however few are open
 Pair = tuple[str, str]  # user id, item id
 
 
@@ -33,21 +34,25 @@ class Revealed(NamedTuple):
 class _Open:
     """An impression with labels that are not known yet."""
 
-    __slots__ = ("number", "pair", "pending", "request_id", "shown", "ts_ms")
+    __slots__ = ("expired", "number", "pair", "pending", "request_id", "shown", "ts_ms")
 
-    def __init__(self, number: int, pair: Pair, request_id: str | None, ts_ms: int, shown: Any, pending: list[str]) -> None:
+    def __init__(
+        self, number: int, pair: Pair, request_id: str | None, ts_ms: int, shown: Any, pending: list[str], expired: list[str]
+    ) -> None:
         self.number, self.pair, self.request_id, self.ts_ms = number, pair, request_id, ts_ms
-        self.shown, self.pending = shown, pending
+        self.shown, self.pending, self.expired = shown, pending, expired
 
     def plain(self) -> list[Any]:
-        return [self.number, list(self.pair), self.request_id, self.ts_ms, self.shown, self.pending]
+        return [self.number, list(self.pair), self.request_id, self.ts_ms, self.shown, self.pending, self.expired]
 
 
 class LabelJoin:
-    """An event belongs to the impression of its request, or else to the newest open one of its user and item.
+    """An event belongs to the impression of its request, or else to the newest open one of its user and item; where all of these name
+    other requests, it belongs to none.
 
-    State: at most `max_open` open impressions, oldest dropped first ("capped"), and as many pairs whose last one is over, by which
-    "late" events are told from "orphan" ones. Time is the latest event time so far.
+    State: at most `max_open` open impressions, oldest dropped first ("capped"), and as many pairs whose last one is over. By these an
+    event that matches none is "repeated" (the label is known to be positive), "late" (its horizon is over) or an "orphan". Time is the
+    latest event time so far.
     """
 
     def __init__(self, labels: Sequence[Label], max_open: int = 1_000_000) -> None:
@@ -60,29 +65,32 @@ class LabelJoin:
         self._of_pair: dict[Pair, list[int]] = {}
         self._ends: list[tuple[int, int, str]] = []  # heap: end of the horizon, impression, label
         self._over: OrderedDict[Pair, None] = OrderedDict()
-        self._number, self._now_ms = 0, 0
+        self._number, self.now_ms = 0, 0
 
     def advance(self, ts_ms: int) -> Iterator[Revealed]:
         """An event of that time arrives: labels whose horizon has ended by then."""
-        self._now_ms = max(self._now_ms, ts_ms)
-        while self._ends and self._ends[0][0] < self._now_ms:
+        self.now_ms = max(self.now_ms, ts_ms)
+        while self._ends and self._ends[0][0] < self.now_ms:
             end_ms, number, label = heapq.heappop(self._ends)
             held = self._open.get(number)
             if held is not None and label in held.pending:
                 self.outcomes[label]["expired"] += 1
+                held.expired.append(label)
                 self._settle(held, label)
                 yield Revealed(held.shown, label, 0, end_ms)
 
     def shown(self, user_id: str, item_id: str, request_id: str | None, ts_ms: int, shown: Any) -> None:
         """An impression. `shown` comes back with its labels; plain values, where the state is saved."""
         self._number += 1
-        held = _Open(self._number, (user_id, item_id), request_id, ts_ms, shown, [label.name for label in self.labels])
+        held = _Open(self._number, (user_id, item_id), request_id, ts_ms, shown, [label.name for label in self.labels], [])
         self._open[held.number] = held
         self._of_pair.setdefault(held.pair, []).append(held.number)
         for label in self.labels:
             heapq.heappush(self._ends, (ts_ms + label.horizon_ms, held.number, label.name))
         if len(self._open) > self._max_open:
             self._drop(next(iter(self._open.values())))
+        if len(self._ends) > 2 * len(self.labels) * len(self._open) + SETTLED_ENDS:
+            self._ends = self._open_ends()
 
     def event(self, type_: str, user_id: str, item_id: str, request_id: str | None, ts_ms: int) -> Iterator[Revealed]:
         """An event of another kind: labels that it makes positive."""
@@ -100,7 +108,9 @@ class LabelJoin:
         if not candidates:
             return None, "late" if pair in self._over else "orphan"
         pending = [held for held in candidates if label.name in held.pending]
-        return (pending[-1], "matched") if pending else (None, "repeated")
+        if pending:
+            return pending[-1], "matched"
+        return None, "late" if label.name in candidates[-1].expired else "repeated"
 
     def _settle(self, held: _Open, label: str) -> None:
         held.pending.remove(label)
@@ -124,6 +134,13 @@ class LabelJoin:
         held.pending = []
         self._close(held)
 
+    def _open_ends(self) -> list[tuple[int, int, str]]:
+        """The heap without the ends of labels that are known."""
+        horizon = {label.name: label.horizon_ms for label in self.labels}
+        ends = [(held.ts_ms + horizon[label], held.number, label) for held in self._open.values() for label in held.pending]
+        heapq.heapify(ends)
+        return ends
+
     @property
     def open(self) -> dict[str, int]:
         """Label -> impressions whose label is not known yet."""
@@ -132,14 +149,12 @@ class LabelJoin:
     def state(self) -> dict[str, Any]:
         """Plain values, for `restore`."""
         held = [impression.plain() for impression in self._open.values()]
-        return {"open": held, "over": list(self._over), "number": self._number, "now_ms": self._now_ms, "outcomes": self.outcomes}
+        return {"open": held, "over": list(self._over), "number": self._number, "now_ms": self.now_ms, "outcomes": self.outcomes}
 
     def restore(self, state: dict[str, Any]) -> None:
-        horizon = {label.name: label.horizon_ms for label in self.labels}
-        for number, pair, request_id, ts_ms, shown, pending in state["open"]:
-            held = self._open[number] = _Open(number, (pair[0], pair[1]), request_id, ts_ms, shown, pending)
+        for number, pair, *rest in state["open"]:
+            held = self._open[number] = _Open(number, (pair[0], pair[1]), *rest)
             self._of_pair.setdefault(held.pair, []).append(number)
-            self._ends += [(ts_ms + horizon[label], number, label) for label in pending]
-        heapq.heapify(self._ends)
+        self._ends = self._open_ends()
         self._over = OrderedDict.fromkeys((user, item) for user, item in state["over"])
-        self._number, self._now_ms, self.outcomes = state["number"], state["now_ms"], state["outcomes"]
+        self._number, self.now_ms, self.outcomes = state["number"], state["now_ms"], state["outcomes"]

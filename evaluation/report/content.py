@@ -172,7 +172,7 @@ def _truth(told: Mapping[str, Any]) -> Iterator[Section]:
         prose = [
             "The log is simulated, so that what its users want is known. Gain is the mean utility of a list's items, regret how far it is "
             "below that of the best list. After an abrupt change of taste a list falls; half of the fall is regained with the first list "
-            "that has half of it back.",
+            "that has half of it back. Every list counts, those of the burn-in too.",
         ]
         ideal = {"best possible": {"gain": next(iter(truth.values()))["best"]}}
         scores = {name: {"all": of} for name, of in {**truth, **ideal}.items()}

@@ -63,10 +63,11 @@ def evaluate(
         _write(compare(*map(Judgements.load, compared)), json_file, html, markdown)
         return
     rule = load_mapping(mapping)
-    check(baseline or DEFAULT)
+    baselines = tuple(dict.fromkeys(baseline or DEFAULT))
+    check(baselines)
     s = _settings(rule)
     items, opened = opened_log(log, rule, catalogue, Span(at_ms(first, "--from"), at_ms(until, "--to")), sort)
-    options = Options(rule.judge, labels_of(rule), staleness, sample, tuple(baseline or DEFAULT), served, world)
+    options = Options(rule.judge, labels_of(rule), staleness, sample, baselines, served, world)
     told = {} if state is None else told_log(log, rule, catalogue)
     told |= {"--from": first, "--to": until, "--sort": sort, **_named(options)}
     found = _judged(s, options, items, opened, batch, state, told)
@@ -113,10 +114,10 @@ def _judged(
         place = keeping.restore(evaluation) if keeping else None
         if place is None:
             evaluation.items(items)
-        started = time.monotonic()
+        started, before = time.monotonic(), evaluation.counts["accepted"]
         _run(evaluation, log, batch, place or Place(), keeping)
         found = evaluation.finish()
-        return replace(found, meta=_measured(evaluation, time.monotonic() - started, (place or Place()).events))
+        return replace(found, meta=_measured(evaluation, time.monotonic() - started, before))
 
 
 def _run(evaluation: Evaluation, log: Log, batch: int, place: Place, keeping: Kept | None) -> None:
@@ -145,8 +146,8 @@ def _run(evaluation: Evaluation, log: Log, batch: int, place: Place, keeping: Ke
         keeping.save(place, evaluation)
 
 
-def _measured(evaluation: Evaluation, seconds: float, resumed_at: int) -> dict[str, Any]:
-    judged = evaluation.events - resumed_at
+def _measured(evaluation: Evaluation, seconds: float, accepted_before: int) -> dict[str, Any]:
+    judged = evaluation.counts["accepted"] - accepted_before
     run = {
         "version": version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

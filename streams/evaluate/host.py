@@ -6,7 +6,7 @@ A group's lists come from the state as of its first event, so no answer is older
 times of the log alone, so results do not depend on the batches in which it is read. Baselines answer as of the event before.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -96,13 +96,11 @@ class Evaluation:
             self._take(records)
         self._advance(final=True)
 
-    def feed(self, messages: Iterable[Message], batch: int = 4_000, progress: Callable[[int], None] = lambda events: None) -> None:
+    def feed(self, messages: Iterable[Message], batch: int = 4_000) -> None:
         """The next events of the log."""
         for records in self.front.events(messages, batch):
-            before = self.events
             self._take(records)
             self._advance(final=False)
-            progress(self.events - before)
 
     def finish(self) -> Judgements:
         """Judge what is left; everything found.
@@ -114,7 +112,7 @@ class Evaluation:
         if not self.events:
             raise SettingsError(f"nothing to judge: the log gave no event ({self.front.counts['dead_letters']} dead letters)")
         found = {name: frame.whole() for name, frame in self._found.items()}
-        return Judgements(found["lists"], found["ranks"], found["labels"].sort("position", "label"))
+        return Judgements(found["lists"], found["ranks"], self._labels.uncensored(found["labels"]).sort("position", "label"))
 
     def close(self) -> None:
         """Release files and the thread."""
@@ -188,7 +186,7 @@ class Evaluation:
                         scores[i] = self._served.score(events.user_ids[i], int(run.item[i]))
                 self.staleness_max_ms = max(self.staleness_max_ms, int(run.ts_ms[first:last].max() - run.ts_ms[first]))
             self._stage.learn(examples.part(start, stop))
-            self._served.learned()
+            self._served.learned(int(examples.clock_ms[stop - 1]))
 
     def snapshot(self, into: Snapshot) -> None:
         """Everything, so that what follows is what would have followed."""
@@ -228,6 +226,7 @@ class Evaluation:
             self._tail = [decode(tail.read_bytes())]
         while not self._stage.touch_next(TOUCHED_ROWS):  # lists are made of what was touched
             pass
+        self._served.restored(self._stage.clock.ms)
 
 
 def group_starts(ts_ms: np.ndarray, event: np.ndarray, staleness_ms: float) -> np.ndarray:

@@ -16,6 +16,7 @@ from evaluation.slices import SLICES
 from streams.evaluate.numbers import Events
 from streams.evaluate.saved import from_npz, to_npz
 
+READ_OF_ENTRIES = ("author", "categories")
 _STATE = "labels.msgpack"
 
 
@@ -61,6 +62,14 @@ class LabelJudge:
                 model.learn(shown, revealed.label, revealed.y)
         return pl.DataFrame(columns, schema=self.schema)
 
+    def uncensored(self, found: pl.DataFrame) -> pl.DataFrame:
+        """Without impressions whose horizon reaches to the end of the log or beyond it: of those only the positive labels are known."""
+        if found.is_empty():
+            return found
+        horizon = {label.name: label.horizon_ms for label in self._join.labels}
+        ends_ms = pl.col("ts_ms") + pl.col("label").replace_strict(horizon, return_dtype=pl.Int64)
+        return found.filter(ends_ms < self._join.now_ms)
+
     @property
     def schema(self) -> dict[str, Any]:
         base = {"position": pl.Int64, "ts_ms": pl.Int64, "user": pl.Int32, "item": pl.Int32, **dict.fromkeys(SLICES, pl.Boolean)}
@@ -77,7 +86,7 @@ class LabelJudge:
             yield from self._join.advance(ts_ms)
             if type_ == self.impression:
                 held = self._catalogue.get(item_id, {})
-                shown = Impression(int(run.position[i]), ts_ms, user_id, item_id, _object(context), held, scores[i])
+                shown = Impression(int(run.position[i]), ts_ms, user_id, item_id, _plain(context), held, scores[i])
                 predicted = {model.name: model.predict(shown) for model in self.models}
                 self._join.shown(user_id, item_id, request_id, ts_ms, (list(shown), of_user[i], predicted))
             else:
@@ -89,7 +98,8 @@ class LabelJudge:
         if entry is None:
             self._catalogue.pop(item_id, None)
         else:
-            self._catalogue[item_id] = msgspec.json.decode(entry)
+            told = msgspec.json.decode(entry)
+            self._catalogue[item_id] = {name: told[name] for name in READ_OF_ENTRIES if name in told}
 
     def snapshot(self, into: Snapshot) -> None:
         into.write(_STATE, msgspec.msgpack.encode({"join": self._join.state(), "catalogue": self._catalogue}))
@@ -104,7 +114,8 @@ class LabelJudge:
             model.load(from_npz(directory / f"{model.name}.npz"))
 
 
-def _object(text: str | None) -> dict[str, Any]:
-    """A JSON object, {} where it is none."""
+def _plain(text: str | None) -> dict[str, str | int]:
+    """Words and whole numbers of a JSON object, {} where it is none. Open impressions keep them, in a format of 64-bit numbers."""
     told = msgspec.json.decode(text) if text else None
-    return told if isinstance(told, dict) else {}
+    plain = {name: value for name, value in told.items() if isinstance(value, (str, int))} if isinstance(told, dict) else {}
+    return {name: value if isinstance(value, str) or abs(value) < 1 << 63 else str(value) for name, value in plain.items()}

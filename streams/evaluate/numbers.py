@@ -45,10 +45,10 @@ class Events:
         self.rows = np.flatnonzero((kinds == EVENT) & named)  # int64 [events], rows of `examples`
         self._examples, self._at = examples, self.rows.tolist()
         self.user_ids, self.item_ids, self.types = self.texts("user_id"), self.texts("item_id"), self.texts("type")
-        self.catalogue = [
-            (int(np.searchsorted(self.rows, row)), items[row], entry)
-            for row, entry in ((row, examples.texts("item")[row]) for row in np.flatnonzero((kinds == ITEM) & named).tolist())
-        ]  # of entries: events before it, item id, the entry or None where the item goes
+        told = np.flatnonzero((kinds == ITEM) & named)
+        before, entries = np.searchsorted(self.rows, told).tolist(), examples.texts("item") if told.size else []
+        self.catalogue = [(at, items[row], entries[row]) for at, row in zip(before, told.tolist(), strict=True)]
+        # of entries: events before it, item id, the entry or None where the item goes
         self.named = [id_ for id_, known in zip(items, named.tolist(), strict=True) if known]  # items, in the order of the rows
 
     def texts(self, name: str) -> list[Any]:

@@ -20,15 +20,22 @@ class ServedLists:
 
     def __init__(self, stage: CompositeStage, config: CacheConfig, items: Numbers) -> None:
         """`items`: the numbers of all items that the stage has heard of; they are rows of `state`."""
-        self._stage, self._config, self.state, self._numbers = stage, config, LiveState(), items
+        self._config, self.state, self._numbers = config, LiveState(), items
         self._items = next(part for part in stage.parts if isinstance(part, ItemFeatures))
         self._supa = next(part for part in stage.parts if isinstance(part, SupaLearner))
         self._tokenizer = next((part for part in stage.parts if isinstance(part, TokenizerLearner)), None)
-        self._stale = True
+        self._stale, self._clock_ms = True, 0
 
-    def learned(self) -> None:
-        """The stage has gone on."""
-        self._stale = True
+    def learned(self, clock_ms: int) -> None:
+        """The stage has gone on to that time, which is not the clock of rows that were opened and are still to be learned."""
+        self._stale, self._clock_ms = True, clock_ms
+
+    def restored(self, clock_ms: int) -> None:
+        """The stage was taken up from a snapshot and all its rows were touched: what it evicted before has no row to be told of."""
+        self.learned(clock_ms)
+        self.refresh()
+        ids = self._numbers.ids
+        self.state.items["item_popularity"].drop(np.flatnonzero(self._items.ids.lookup(ids) < 0))
 
     def refresh(self) -> None:
         """Take over what the parts touched."""
@@ -39,7 +46,8 @@ class ServedLists:
             self._take_vectors()
             if self._tokenizer is not None:
                 self._take_tokens(self._tokenizer)
-            self.state.changed(self._stage.clock.ms)
+            self._supa.users.take_removed()  # users are read where they are; taken so that the list does not grow
+            self.state.changed(self._clock_ms)
             self._stale = False
 
     def _rows(self, ids: Sequence[str]) -> np.ndarray:

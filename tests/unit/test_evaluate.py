@@ -1,5 +1,6 @@
 """The evaluation host: its lists are the cache's, its cut changes nothing, and a leak would show."""
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -133,6 +134,41 @@ def test_a_snapshot_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     assert first.events < second.events
 
 
+def test_a_restore_knows_what_was_evicted_before(tmp_path: Path) -> None:
+    """Items that lost their rows are not listed, whether that was seen or is known from the snapshot alone."""
+    small, options = SETTINGS.model_copy(update={"max_items": 4_096}), Options(sample=0.0, baselines=())
+    first, second = (Evaluation(small, options, tmp_path / name) for name in ("first", "second"))
+    with closing(first), closing(second):
+        first.items([(b"%d" % n, b'{"item_id":"%d"}' % n) for n in range(6_000)])
+        first.feed(EVENTS[:1_000])
+        first._advance(final=True)
+        first._served.refresh()
+        (tmp_path / "kept").mkdir()
+        kept = Snapshot(tmp_path / "kept")
+        first.snapshot(kept)
+        kept.flush()
+        second.restore(tmp_path / "kept")
+        one, other = (evaluation._served.state.items["item_popularity"] for evaluation in (first, second))
+        evicted = [at for at, id_ in enumerate(first._runs.items.ids) if first._served._items.ids.lookup([id_])[0] < 0]
+        assert len(evicted) > 100
+        assert one.column("removed")[evicted].all()
+        assert other.column("removed").tolist() == one.column("removed").tolist()
+        assert other.column("present").tolist() == one.column("present").tolist()
+
+
+def test_numbers_of_any_size_in_a_context_survive_a_snapshot(tmp_path: Path) -> None:
+    shown = {"event_id": "e", "type": "impression", "user_id": "u", "item_id": "i", "ts": 1_651_355_978_641}
+    message = (b"u", json.dumps({**shown, "context": {"big": 1 << 70, "deep": [1]}}).encode())
+    evaluation = Evaluation(SETTINGS, Options(labels=CLICKED, baselines=("counters",)), tmp_path / "work")
+    with closing(evaluation):
+        evaluation.feed([message])
+        evaluation._advance(final=True)
+        (tmp_path / "kept").mkdir()
+        evaluation.snapshot(Snapshot(tmp_path / "kept"))
+        assert evaluation.counts["accepted"] == 1
+        assert evaluation.outcomes["click"]["open"] == 1
+
+
 class _Peeker:
     """A label model that looks at what is not known yet: the test's own table of outcomes."""
 
@@ -178,7 +214,7 @@ def test_labels_are_those_of_a_naive_account(tmp_path: Path) -> None:
     """Impression by impression: is there a click of that user on that item until the next such impression, within the horizon?"""
     found = result_rows(tmp_path)
     rows = list(enumerate(bundled.events()[: len(EVENTS)].iter_rows(named=True)))
-    expected = {}
+    expected: dict[int, int] = {}
     end = max(row["ts_ms"] for _, row in rows)
     for at, row in rows:
         if row["type"] == "impression" and row["ts_ms"] + HORIZON_MS < end:
@@ -186,7 +222,7 @@ def test_labels_are_those_of_a_naive_account(tmp_path: Path) -> None:
             later = [other for _, other in rows[at + 1 :] if (other["user_id"], other["item_id"]) == own]
             clicks = [other for other in later if other["type"] == "click" and other["ts_ms"] <= row["ts_ms"] + HORIZON_MS]
             expected[at] = int(bool(clicks))
-    assert {position: y for position, y in found.items() if position in expected} == expected
+    assert found == expected, "and none of those whose horizon the log does not reach, of which only clicks would be known"
     assert sum(expected.values()) > 500
 
 
@@ -196,17 +232,35 @@ def result_rows(tmp_path: Path) -> dict[int, int]:
     return dict(zip(found["position"].to_list(), found["y"].to_list(), strict=True))
 
 
-def test_a_simulated_world_judges_the_lists_by_its_truth(tmp_path: Path) -> None:
-    world = tmp_path / "world"
-    assert CliRunner().invoke(app, ["simulate", str(world), "--events", "6000", "--users", "40", "--items", "60"]).exit_code == 0
+def in_world(tmp_path: Path, world: Path, batch: int, s: Settings = SETTINGS) -> tuple[Evaluation, Judgements]:
     items, log = opened_log(world / "events.parquet", load_mapping("freshet"), world / "items.ndjson")
-    evaluation = Evaluation(SETTINGS, Options(sample=0.0, baselines=(), world=world), tmp_path / "work")
+    evaluation = Evaluation(s, Options(sample=0.05, baselines=("popular-30m",), world=world), tmp_path / str(batch))
     with closing(evaluation):
         evaluation.items(items)
         for part in log.batches():
-            evaluation.feed(part.messages)
-        found = evaluation.finish()
-        truth = evaluation.truth
+            evaluation.feed(part.messages, batch)
+        return evaluation, evaluation.finish()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated one, with rooms that open and close."""
+    directory = tmp_path_factory.mktemp("simulated") / "world"
+    assert CliRunner().invoke(app, ["simulate", str(directory), "--events", "6000", "--users", "40", "--items", "60"]).exit_code == 0
+    return directory
+
+
+def test_the_cut_into_batches_opens_and_closes_no_room(tmp_path: Path, world: Path) -> None:
+    """A list is of the rooms that are open at its own time, not at the end of its batch."""
+    one, other = in_world(tmp_path, world, 4_000), in_world(tmp_path, world, 61)
+    assert one[1].lists.equals(other[1].lists)
+    assert one[1].ranks.equals(other[1].ranks, null_equal=True)
+    assert one[0].truth == other[0].truth
+
+
+def test_a_simulated_world_judges_the_lists_by_its_truth(tmp_path: Path, world: Path) -> None:
+    evaluation, found = in_world(tmp_path, world, 4_000)
+    truth = evaluation.truth
     assert truth is not None
     people = [id_ for id_ in evaluation._runs.users.ids if int(id_[1:]) < 40]
     judged_lists = sum(evaluation._runs.users.ids[user] in people for user in found.lists["user"].to_list())

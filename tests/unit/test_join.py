@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.join import Label, LabelJoin, Revealed
+from evaluation.join import SETTLED_ENDS, Label, LabelJoin, Revealed
 
 LABELS = (Label("click", "click", 5), Label("buy", "purchase", 20))
 Row = tuple[str, str, str, str | None, int]  # type, user, item, request, step of time
@@ -104,6 +104,22 @@ def test_a_label_comes_at_its_event_or_at_the_end_of_its_horizon() -> None:
     assert found == [Revealed(0, "click", 1, 105), Revealed(0, "buy", 0, 120)]
     assert run(join, [("click", "a", "x", None, 122), ("click", "b", "x", None, 122)]) == []
     assert (join.outcomes["click"]["late"], join.outcomes["click"]["orphan"]) == (1, 1)
+
+
+def test_a_late_event_is_no_repeated_one_while_another_label_is_open() -> None:
+    join = LabelJoin(LABELS)
+    run(join, [("impression", "a", "x", None, 100), ("click", "a", "x", None, 110), ("impression", "b", "x", None, 110)])
+    run(join, [("click", "b", "x", None, 111), ("click", "b", "x", None, 112), ("click", "b", "x", "r9", 118)])
+    assert join.outcomes["click"] == {"matched": 1, "expired": 1, "repeated": 2, "late": 1, "orphan": 0, "capped": 0}
+
+
+def test_what_is_known_leaves_the_heap_before_its_horizon_ends() -> None:
+    join = LabelJoin((Label("click", "click", 10**9),), max_open=50)
+    for at in range(20_000):
+        join.shown("a", f"x{at}", None, at, at)
+        if at % 2:
+            list(join.event("click", "a", f"x{at}", None, at))
+    assert len(join._ends) <= 2 * 50 + SETTLED_ENDS + 1
 
 
 @pytest.mark.parametrize(("request_id", "expected"), [("r1", 0), ("r2", 1), (None, 1)])
