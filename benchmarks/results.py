@@ -139,8 +139,8 @@ def _section(log: Log, told: Mapping[str, Any]) -> Iterator[str]:
     yield plain(headline(told))
     yield (
         f"{of['events']:,} events, {of['dead_letters']:,} dead letters, judged on {run['date']} by version {run['version']} in "
-        f"{run['seconds']:,.0f} s; no state that answered was older than {run['staleness_max_ms'] / 1000:g} s of event time. `{shlex.join(command(log, Path('DATA'))[:5])}` and every baseline"
-        f"{', ' + shlex.join(log.options) if log.options else ''}."
+        f"{run['seconds']:,.0f} s; no state that answered was older than {run['staleness_max_ms'] / 1000:g} s of event time. "
+        f"`{shlex.join(command(log, Path('DATA'))[:5])}` and every baseline{', ' + shlex.join(log.options) if log.options else ''}."
     )
     lists = told["lists"]
     yield table(score_table("Lists", lists, ("hr@20", "mrr@20", "ndcg@20", "hr@5"), ("n",)), intervals=False)
