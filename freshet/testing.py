@@ -9,6 +9,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -258,11 +259,8 @@ class Pipeline:
     def _next_features(self, user: str, item: str) -> tuple[dict[str, float], dict[str, float]]:
         """What an event of this user with this item would carry now. A copy of the pipeline gets one, so nothing changes here."""
         told = {"type": self.settings.event_types[0], "user_id": user, "item_id": item, "ts": self._started_ms()}
-        copy = self._host.copy(self._new_directory(), ("items",))
-        try:
+        with tempfile.TemporaryDirectory(dir=self._directory.name) as made, closing(self._host.copy(Path(made), ("items",))) as copy:
             return copy.counters((user.encode(), _json(told)), self.now_ms)
-        finally:
-            copy.close()
 
     @property
     def outcomes(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ looked for where they were sent to: each carries its position in a header.
 """
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -27,12 +28,15 @@ from streams.settings import Settings
 from streams.topics import Admin, admin
 from streams.writer import Producer, producer
 
+log = logging.getLogger(__name__)
+
 POSITION = "freshet-dead-letter"  # header of what was sent back: topic/partition/offset of the letter's message
 MARK = "freshet-dead-letter-mark"  # header of a mark: msgspec JSON of `Mark`
 FOREIGN = "foreign"  # the reason of a record that is no letter of ours
 CHUNK_LETTERS, CHUNK_BYTES = 200, 4 << 20  # sent under one mark
 POLL_RECORDS = 200
-SETTLE_SECONDS = 30.0  # twice the time that the producer gives a send: a mark as old as that is nobody's who still sends
+SETTLE_SECONDS = 30.0  # twice the time that a send is given: a mark as old as that is nobody's who still sends
+STOP_SECONDS = 5.0
 STRETCH = 512
 
 
@@ -148,8 +152,9 @@ class DeadLetterBox:
     async def letters(self, choice: Choice, limit: int = 0) -> AsyncIterator[Letter]:
         """Each chosen letter once, in the order of the dead-letter topic's partitions; at most `limit` (0: all)."""
         seen, left = Places(), limit
+        ends = await self._reader.end_offsets(self._letters)  # of all before the first: what is sent back may be refused again meanwhile
         for tp in self._letters:
-            async for record in _records(self._reader, tp):
+            async for record in _records(self._reader, tp, stop=ends[tp]):
                 letter = _letter(record, self.topic)
                 if letter is None or not choice.takes(letter):
                     continue
@@ -294,7 +299,7 @@ async def send_back(s: Settings, topic: str, choice: Choice, again: bool = False
         try:
             return await box.send_back(client, choice, again, limit)
         finally:
-            await client.stop()
+            await _stopped(client)
 
 
 def checked(choice: Choice) -> Choice:
@@ -349,6 +354,15 @@ def _bytes(letter: Letter) -> int:
 async def _acknowledged(sent: Iterable["asyncio.Future[Any]"]) -> list[int]:
     """The offsets of what was sent."""
     try:
-        return [(await future).offset for future in sent]
-    except KafkaError as error:
+        async with asyncio.timeout(SETTLE_SECONDS / 2):  # an idempotent producer alone would try for ever
+            return [(await future).offset for future in sent]
+    except (KafkaError, TimeoutError) as error:
         raise SendError(f"a send failed ({error!r}); start the replay again, it sends none twice") from error
+
+
+async def _stopped(client: Producer) -> None:
+    """What was sent is acknowledged, or was given up: nothing is waited for that Kafka may never answer."""
+    try:
+        await asyncio.wait_for(client.stop(), STOP_SECONDS)
+    except TimeoutError:
+        log.warning("Kafka did not answer as the producer stopped")

@@ -83,5 +83,9 @@ def main() -> None:
     except KafkaError as error:
         complain(f"Kafka failed: {error}")
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a path that cannot be written
+        logging.getLogger(__name__).debug("failed", exc_info=True)
+        complain(str(error))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

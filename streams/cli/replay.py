@@ -86,7 +86,7 @@ def at_ms(text: str | None, option: str) -> int | None:
     Raises:
         SettingsError: it is neither RFC 3339 nor a number of ms.
     """
-    if text is None or text.isdigit():
+    if text is None or text.isdecimal():
         return None if text is None else int(text)
     try:
         at = datetime.datetime.fromisoformat(text)

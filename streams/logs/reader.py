@@ -102,15 +102,22 @@ class TableLog:
 
     def batches(self, first_row: int = 0) -> Iterator[LogBatch]:
         last_ms = np.iinfo(np.int64).min
-        for numbered in self._frame.slice(first_row).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
-            if numbered.is_empty():
-                continue
+        for numbered in self._read(first_row):
             rows = numbered.with_columns(pl.col("row").cast(pl.Int64))
             last_ms = self._check(rows, last_ms)
             events = within(self._expander.expand(rows), self._span)
             yield LogBatch(messages(events), int(rows["row"][-1]) + 1, events["ts_ms"].fill_null(-1).to_numpy())
             if self._span.to_ms is not None and last_ms >= self._span.to_ms:
                 return
+
+    def _read(self, first_row: int) -> Iterator[pl.DataFrame]:
+        """Numbered rows; some faults of a file show only where it is read."""
+        try:
+            for rows in self._frame.slice(first_row).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
+                if not rows.is_empty():
+                    yield rows
+        except pl.exceptions.PolarsError as error:
+            raise SettingsError(f"{self._path} cannot be read as {_format(self._path, self._mapping)}: {error}") from error
 
     def _check(self, rows: pl.DataFrame, last_ms: int) -> int:
         """The time of the last row."""
@@ -132,7 +139,10 @@ def _disorder(path: Path, row: int, ts_ms: int, before_ms: int) -> LogOrderError
 
 
 def _told(ts_ms: int) -> str:
-    return datetime.datetime.fromtimestamp(int(ts_ms) / 1000, datetime.UTC).isoformat(timespec="milliseconds")
+    try:
+        return datetime.datetime.fromtimestamp(int(ts_ms) / 1000, datetime.UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError):  # a log may hold any number
+        return f"{ts_ms} ms"
 
 
 def within(events: pl.DataFrame, span: Span) -> pl.DataFrame:

@@ -144,3 +144,13 @@ def test_produce_sends_a_file(run: CliRunner, broker: EmbeddedBroker, own_topics
     s = live.settings(broker.bootstrap_servers, own_topics, tmp_path)
     with topics.admin(s) as admin:
         assert sum(admin.end_offset(u) for u in admin.upstreams(s.events_topic)) == 2
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "freshet", "simulate", str(tmp_path / "file"), "--events", "10"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("freshet: ")
+    assert str(tmp_path / "file") in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,5 +1,6 @@
 """Dead letters without a broker: which are chosen, what counts as sent, what a terminal is shown."""
 
+import asyncio
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.errors import SettingsError
+from core.errors import SendError, SettingsError
 from streams import dead_letter_box, dead_letters
 from streams.cli import dlt
 from streams.dead_letter_box import FOREIGN, MARK, Choice, Letter, Mark, Places
@@ -96,6 +97,22 @@ def test_a_reason_that_no_letter_can_have_is_refused() -> None:
     assert dead_letter_box.checked(Choice("too_large", 0)) == Choice("too_large", 0)
     with pytest.raises(SettingsError, match=r"--reason to_large: .*too_large"):
         dead_letter_box.checked(Choice("to_large"))
+
+
+def test_a_send_that_is_never_acknowledged_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the wait for it nor the end of its producer goes on for ever."""
+    monkeypatch.setattr(dead_letter_box, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(dead_letter_box, "STOP_SECONDS", 0.1)
+
+    async def never() -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def go() -> None:
+        await dead_letter_box._stopped(SimpleNamespace(stop=never))
+        with pytest.raises(SendError, match="start the replay again"):
+            await dead_letter_box._acknowledged([asyncio.ensure_future(never())])
+
+    asyncio.run(asyncio.wait_for(go(), 10))
 
 
 def test_marks_that_have_no_second_stay_open() -> None:

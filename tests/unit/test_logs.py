@@ -178,6 +178,14 @@ def test_a_file_that_is_no_log_is_named(name: str, text: str, told: str, tmp_pat
         open_log(tmp_path / name, FRESHET)
 
 
+def test_a_fault_that_shows_only_where_it_is_read_is_named(tmp_path: Path) -> None:
+    lines = [f"{at},click,u,i,{1_700_000_000_000 + at},1.5" for at in range(50_000)]
+    lines[40_000] = '"open quote'
+    (tmp_path / "log.csv").write_text("event_id,type,user_id,item_id,ts,value\n" + "\n".join(lines))
+    with pytest.raises(SettingsError, match=r"log\.csv cannot be read as csv"):
+        messages(open_log(tmp_path / "log.csv", FRESHET))
+
+
 def test_a_log_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.parquet", tmp_path):
         with pytest.raises(SettingsError, match=r"there is no log|is neither"):

@@ -321,3 +321,12 @@ def test_nothing_is_left_behind() -> None:
 def test_it_needs_neither_pytest_nor_torch_nor_a_broker() -> None:
     code = "import sys, freshet.testing; print(*sorted(set(sys.modules) & {'pytest', 'torch', 'jgo'}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.strip() == ""
+
+
+def test_features_leave_nothing_behind_until_the_end() -> None:
+    with Pipeline(dimensions=16) as p:
+        p.click("ann", "video-1")
+        before = sorted(Path(p._directory.name).iterdir())
+        assert max(p.features("ann").values()) == 1.0
+        assert max(p.item_features("video-1").values()) == 1.0
+        assert sorted(Path(p._directory.name).iterdir()) == before
