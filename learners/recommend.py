@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import FreshetError, SettingsError
 from core.hashing import FINGERPRINT_BYTES
 from learners.ranking import Entry, Items, ItemTable, Ranking, ordered
-from learners.search import Columns, Query, block_bounds, dots, search
+from learners.search import Columns, Peaks, Query, dots, search
 from learners.tables import MIN_MS, WIDE_COLUMN, Space
 
 NO_LINK = "none"  # source of an empty list
@@ -139,7 +139,7 @@ class Vectors(NamedTuple):
 
     table: ItemTable
     columns: Columns
-    peaks: tuple[np.ndarray, np.ndarray, np.ndarray]  # of the first three columns
+    peaks: Peaks  # of the first three columns
 
 
 def vectors_of(items: Items) -> Vectors:
@@ -147,7 +147,7 @@ def vectors_of(items: Items) -> Vectors:
     table, shelf = items["item_vectors"], items["item_popularity"]
     own = (table.column("norm"), table.column("bias"), shelf.column("log2_popularity"), table.column("present"))
     columns = Columns(*own, shelf.column("removed"), shelf.column("start_ms"), shelf.column("end_ms"))
-    return Vectors(table, columns, (table.peaks("norm"), table.peaks("bias"), shelf.peaks("log2_popularity")))
+    return Vectors(table, columns, Peaks(table.peaks("norm"), table.peaks("bias"), shelf.peaks("log2_popularity")))
 
 
 @dataclass
@@ -234,7 +234,7 @@ def _personal(request: _Request, count: int) -> list[Pick]:
     asked = Query(query, float(np.linalg.norm(query.astype(np.float64))), _per_log2(request.config), request.now_ms)
     table, columns, peaks = request.state.vectors
     left_out = np.fromiter(request.taken, np.int64, len(request.taken))
-    rows, scores = search(asked, columns, block_bounds(asked, *peaks), table.parts, left_out, count)
+    rows, scores = search(asked, columns, peaks, table.parts, left_out, count)
     return [(row, value) for value, row in ordered(request.state.items, rows, scores, count)]
 
 

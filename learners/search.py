@@ -2,7 +2,8 @@
 
 A product is at most |query| |vector|. Blocks of rows know their longest vector, highest bias and most popular item: those with the
 highest bound are scored first, and of the others only the rows whose own bound reaches the k-th best score so far. On a click stream
-most blocks are never looked into: they hold items that are no longer popular.
+most blocks are never looked into, as they hold items that are no longer popular; in the others most rows are passed over by their
+popularity alone, the one column that is read of them.
 Source: the bound is Cauchy-Schwarz; the use for maximum inner products, Teflioudi, Gemulla, Mykytiuk, "LEMP", SIGMOD 2015.
 """
 
@@ -17,6 +18,7 @@ from learners.tables import BLOCK_ROWS
 LANES = 8
 SLACK = 1e-4  # of a bound, relative: rounding of norms and of float32 sums of up to 1,000 terms
 SUM_SLACK = 1e-12  # of what popularity adds, relative: rounding of a float64 sum in another order
+LIMIT_SLACK = 1e-9  # of the least popularity that is looked at, relative: far above what SUM_SLACK adds and rounding takes
 SHORTEST = 1e-30  # norm of a vector with a direction; below, its inverse leaves float32
 
 Part = tuple[int, np.ndarray, np.ndarray]  # first row, float32 [m, w], int64: blocks of it
@@ -163,13 +165,39 @@ def bound(query: Query, norm: float, bias: float, log2_popularity: float) -> flo
     return most
 
 
+class Peaks(NamedTuple):
+    """The highest values in each block, float64 [blocks] each, by `update_peaks`."""
+
+    norm: np.ndarray
+    bias: np.ndarray
+    log2_popularity: np.ndarray
+
+
 @compiled
-def block_bounds(query: Query, norm: np.ndarray, bias: np.ndarray, log2_popularity: np.ndarray) -> np.ndarray:
-    """float64 [blocks]: what no row of a block exceeds, from the peaks of the columns, float64 [blocks] each."""
-    out = np.empty(norm.shape[0])
+def block_bounds(query: Query, peaks: Peaks) -> np.ndarray:
+    """float64 [blocks]: what no row of a block exceeds."""
+    out = np.empty(peaks.norm.shape[0])
     for b in range(out.shape[0]):
-        out[b] = bound(query, norm[b], bias[b], log2_popularity[b])
+        out[b] = bound(query, peaks.norm[b], peaks.bias[b], peaks.log2_popularity[b])
     return out
+
+
+@inlined
+def least_popularity(query: Query, norm: float, bias: float, bar: float) -> float:
+    """A log2_popularity below which `bound` is below the bar, for no higher norm and bias; a little less than the least of them."""
+    reach = query.norm * norm
+    if query.popularity_weight == 0.0 or not np.isfinite(reach) or bar == -np.inf:
+        return -np.inf
+    most = reach + SLACK * reach + bias
+    return (bar - most - LIMIT_SLACK * (abs(bar) + abs(most))) / query.popularity_weight
+
+
+@inlined
+def among(row: int, rows: np.ndarray) -> bool:
+    for other in rows:
+        if other == row:
+            return True
+    return False
 
 
 @compiled
@@ -179,6 +207,7 @@ def scan(
     first: int,
     vectors: np.ndarray,
     blocks: np.ndarray,
+    peaks: Peaks,
     bounds: np.ndarray,
     left_out: np.ndarray,
     heap: np.ndarray,
@@ -192,6 +221,7 @@ def scan(
         first: row of vectors[0].
         vectors: float32 [m, w]: rows first to first + m.
         blocks: int64, those of them to look at, the highest of `bounds` (float64 [blocks]) first.
+        peaks: of all blocks.
         left_out: int64, rows.
         heap: float64 [k], min-heap of the k best scores so far; its smallest is the bar. Updated.
         rows, scores: int64, float64 [n]: rows that reached the bar when they were scored, and their scores. Updated.
@@ -200,7 +230,10 @@ def scan(
     for block in blocks:
         if bounds[block] < heap[0] or bounds[block] == -np.inf:
             break
+        least = least_popularity(query, peaks.norm[block], peaks.bias[block], heap[0])
         for r in range(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, first + vectors.shape[0])):
+            if columns.log2_popularity[r] < least:
+                continue
             if not (columns.present[r] and not columns.removed[r] and columns.start_ms[r] <= query.now_ms < columns.end_ms[r]):
                 continue
             if bound(query, columns.norm[r], columns.bias[r], columns.log2_popularity[r]) < heap[0]:
@@ -209,30 +242,31 @@ def scan(
             score = np.float64(product) + np.float64(columns.bias[r])
             if query.popularity_weight > 0.0:
                 score += query.popularity_weight * columns.log2_popularity[r]
-            if score >= heap[0] and np.isfinite(score) and not (left_out == r).any():
+            if score >= heap[0] and np.isfinite(score) and not among(r, left_out):
                 rows[held], scores[held] = r, score
                 held += 1
                 if score > heap[0]:
                     sift(heap, score)
+                    least = least_popularity(query, peaks.norm[block], peaks.bias[block], heap[0])
     return held
 
 
 def search(
-    query: Query, columns: Columns, bounds: np.ndarray, parts: Callable[[np.ndarray], Iterable[Part]], left_out: np.ndarray, count: int
+    query: Query, columns: Columns, peaks: Peaks, parts: Callable[[np.ndarray], Iterable[Part]], left_out: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and scores (int64, float64) of the `count` highest query . vector + bias + popularity, ties with the last included, in no order.
 
     Args:
-        bounds: float64 [blocks], by `block_bounds`.
+        peaks: of the first three columns.
         parts: blocks -> their vectors, in the same order.
         left_out: int64, rows.
     """
-    size, held = columns.norm.size, 0
+    size, held, bounds = columns.norm.size, 0, block_bounds(query, peaks)
     heap, rows, scores = np.full(count, -np.inf), np.empty(size, dtype=np.int64), np.empty(size)
     for first, vectors, blocks in parts(np.argsort(-bounds)):
-        if bounds[blocks[0]] < heap[0]:
+        if bounds[blocks[0]] < heap[0] or bounds[blocks[0]] == -np.inf:
             break
-        held = scan(query, columns, first, vectors, blocks, bounds, left_out, heap, rows, scores, held)
+        held = scan(query, columns, first, vectors, blocks, peaks, bounds, left_out, heap, rows, scores, held)
     kept = scores[:held] >= heap[0]
     return rows[:held][kept], scores[:held][kept]
 
@@ -241,7 +275,7 @@ def warm_up() -> None:
     """Compile what a first request would else wait for."""
     one, flag, time, peak = np.ones((1, 1), np.float32), np.ones(1, np.bool_), np.zeros(1, np.int64), np.ones(1)
     query, columns = Query(one[0], 1.0, 0.0, 0), Columns(one[0], one[0], peak, flag, ~flag, time, time + 1)
-    search(query, columns, block_bounds(query, peak, peak, peak), lambda blocks: [(0, one, blocks)], time[:0], 1)
+    search(query, columns, Peaks(peak, peak, peak), lambda blocks: [(0, one, blocks)], time[:0], 1)
     for values in (peak, time):
         highest(values, -1.0, flag, time, -1, peak, 1)
     norms(one)

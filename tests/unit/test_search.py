@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from learners.search import Columns, Part, Query, block_bounds, dot, dots, highest, norms, search, update_peaks
+from learners.search import Columns, Part, Peaks, Query, block_bounds, dot, dots, highest, norms, search, update_peaks
 from learners.tables import BLOCK_ROWS
 
 
@@ -28,8 +28,8 @@ def peaks_of(values: np.ndarray) -> np.ndarray:
     return peaks
 
 
-def bounds_of(query: Query, columns: Columns) -> np.ndarray:
-    return block_bounds(query, *(peaks_of(column) for column in columns[:3]))
+def all_peaks(columns: Columns) -> Peaks:
+    return Peaks(*(peaks_of(column) for column in columns[:3]))
 
 
 def found(seed: int, n: int, width: int, count: int, weight: float, far: float = 0.0) -> tuple[dict[int, float], dict[int, float]]:
@@ -49,7 +49,7 @@ def found(seed: int, n: int, width: int, count: int, weight: float, far: float =
         return ((b * BLOCK_ROWS, vectors[b * BLOCK_ROWS : (b + 1) * BLOCK_ROWS], np.array([b])) for b in blocks)
 
     ways = (lambda blocks: [(0, vectors, blocks)], in_blocks)
-    results = [search(query, columns, bounds_of(query, columns), parts, left_out, count) for parts in ways]
+    results = [search(query, columns, all_peaks(columns), parts, left_out, count) for parts in ways]
     assert [told.tolist() for told in results[0]] == [told.tolist() for told in results[1]], "in one piece or in blocks"
     rows, scores = results[0]
     every = dots(vector, vectors).astype(np.float64) + bias + (weight * log2_popularity if weight else 0.0)
@@ -78,7 +78,7 @@ def test_most_blocks_are_never_looked_into() -> None:
     query = Query(vector, float(np.linalg.norm(vector)), 1.0, 0)
     columns = Columns(norms(vectors)[0], bias, popularity, ~none, none, times, times + 1)
     bar = np.sort(dots(vector, vectors) + popularity)[-20]
-    assert np.count_nonzero(bounds_of(query, columns) >= bar) < 157 / 3
+    assert np.count_nonzero(block_bounds(query, all_peaks(columns)) >= bar) < 157 / 3
 
 
 @pytest.mark.parametrize("width", [1, 3, 8, 13, 64])
