@@ -119,6 +119,8 @@ class Nodes:
 
     def take_removed(self) -> list[tuple[str, int, int]]:
         """(id, version, event time) of the ids removed since the last call and not back since."""
+        if not self.removed:
+            return []
         gone = [(id_, version, event_ms) for id_, (version, event_ms) in self.removed.items()]
         self.removed.clear()
         back = self.ids.lookup([row[0] for row in gone]) >= 0
