@@ -66,19 +66,6 @@ def drawn_auc(y: np.ndarray, p: np.ndarray, cluster: np.ndarray, drawn: np.ndarr
     return pairs / (all_ones * below)
 
 
-def auc(y: np.ndarray, p: np.ndarray) -> float | None:
-    """Share of pairs (positive, negative) in their right order, equal ones half; None where there is only one kind."""
-    order = np.argsort(p, kind="stable")
-    return _none_if_nan(_auc(y[order], p[order]))
-
-
-def gauc(y: np.ndarray, p: np.ndarray, user: np.ndarray) -> tuple[float | None, int]:
-    """Mean AUC of the users who have both kinds, weighted by their impressions, and how many these are."""
-    order = np.lexsort((p, user))
-    own, n, _ = _of_users(y[order], p[order], user[order])
-    return _none_if_nan(float(ratios((own * n).sum(), n.sum()))), int(n.size)
-
-
 def log_losses(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """float64 [n], natural logarithm."""
     clipped = np.clip(p.astype(np.float64), CLIP, 1.0 - CLIP)

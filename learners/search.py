@@ -194,10 +194,10 @@ def least_popularity(query: Query, norm: float, bias: float, bar: float) -> floa
 
 @inlined
 def among(row: int, rows: np.ndarray) -> bool:
+    found = False
     for other in rows:
-        if other == row:
-            return True
-    return False
+        found |= other == row
+    return found
 
 
 @compiled

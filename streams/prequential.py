@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from core.hashing import partition_of
 
-K = 20
+K = 20  # items of a list that is judged
 BUCKETS = 10_000  # resolution of the sample's share
 Recommend = Callable[[str, Sequence[str] | None], list[str]]  # (user, links or all) -> item ids, best first
 

@@ -1,7 +1,6 @@
 """Judges lists by the truth of the world: how much worse than the best one each is, and how soon a change of taste shows."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,15 +55,6 @@ class TruthJudge:
         self._changes, self._found = np.zeros(0, dtype=_CHANGE), 0
         self._sums = np.zeros(4)  # lists, gain, best gain, relative regret
         self._hours = np.zeros((0, 3))  # since the world began: lists, gain, best gain
-
-    @classmethod
-    def open(cls, directory: Path, k: int = 20, users_share: float = 0.1) -> "TruthJudge":
-        """Of the world of a simulated log.
-
-        Raises:
-            SettingsError: the directory holds none.
-        """
-        return cls(World.open(directory), k, users_share)
 
     def judges(self, user_id: str) -> bool:
         """Whether lists of this user are looked at."""

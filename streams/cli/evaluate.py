@@ -23,10 +23,10 @@ from monitoring.metrics import version
 from streams.cli.common import console, progress, settings, tell
 from streams.cli.replay import at_ms, opened_log
 from streams.evaluate import Evaluation, Labels, Options
-from streams.evaluate.lists import K
 from streams.logs.mapping import NAMES, Mapping, load_mapping
 from streams.logs.parts import Place, parts
 from streams.logs.reader import Log, Span
+from streams.prequential import K
 from streams.producing import Message
 from streams.replay.kept import Kept, Stop, kept, shaping, told_log
 from streams.settings import Settings

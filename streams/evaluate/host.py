@@ -31,14 +31,14 @@ from learners.baselines.registry import label_baselines, list_baselines
 from learners.recommend import CacheConfig
 from learners.supa.calibrated import Calibrated
 from streams import pipeline
+from streams.evaluate.candidates import Candidates
 from streams.evaluate.labels import LabelJudge, Labels
-from streams.evaluate.lists import LEARNED, SERVED, Board, K, Rivals, judge_served
+from streams.evaluate.lists import LEARNED, SERVED, Board, Rivals, judge_served
 from streams.evaluate.numbers import Events, Runs
 from streams.evaluate.saved import GrowingFrame, from_npz, to_npz
 from streams.evaluate.served import ServedLists
-from streams.evaluate.shelf import Shelf
 from streams.evaluate.truth import Witness
-from streams.prequential import sampled
+from streams.prequential import K, sampled
 from streams.producing import Message
 from streams.replay import LOCAL, ToExamples
 from streams.settings import Settings
@@ -75,7 +75,7 @@ class Evaluation:
         stage = pipeline.learner_stage(s, 1)
         self._stage, self._driver = stage, StageDriver(stage, Upstream(s.examples_topic, 0, LOCAL))
         self._runs, self._slicer = Runs(pipeline.user_config(s, 0), options.judge), Slicer()
-        self._shelf = Shelf(self._runs.items)
+        self._candidates = Candidates(self._runs.items)
         self._served = ServedLists(stage, CacheConfig(popularity_weight=s.popularity_weight), self._runs.items)
         self._witness = Witness(options.world, self._served, self._runs.items, K) if options.world and options.served else None
         self._rivals = Rivals([*list_baselines(options.baselines), *rivals], self._runs.items)
@@ -159,7 +159,7 @@ class Evaluation:
         slices = self._slicer.slice(run)
         drawn = [bool(judged) and sampled(at, self.options.sample) for judged, at in zip(run.judged, run.position.tolist(), strict=True)]
         chosen = np.array(drawn, dtype=np.bool_)
-        board = Board(run, slices, chosen, self._shelf.live(events, run, chosen))
+        board = Board(run, slices, chosen, self._candidates.live(events, run, chosen))
         scores: list[float | None] = [None] * len(run)
         if self.options.served:
             board.enter(LEARNED, SERVED)
@@ -200,7 +200,7 @@ class Evaluation:
         into.write(_STATE, msgspec.json.encode({**plain, "staleness_max_ms": self.staleness_max_ms}))
         into.write("seen.npz", to_npz(seen))
         into.write("slices.npz", to_npz(self._slicer.save()))
-        into.write("shelf.npz", to_npz(self._shelf.save()))
+        into.write("candidates.npz", to_npz(self._candidates.save()))
         if self._tail:
             into.write(_TAIL, encode(stack(self._tail)))
         found = into.within("found")
@@ -213,7 +213,7 @@ class Evaluation:
         self.staleness_max_ms = plain["staleness_max_ms"]
         self._runs.load(plain, from_npz(directory / "seen.npz"))
         self._slicer.load(from_npz(directory / "slices.npz"))
-        self._shelf.load(from_npz(directory / "shelf.npz"))
+        self._candidates.load(from_npz(directory / "candidates.npz"))
         self.front.restore(directory / "front")
         self._driver.restore(directory / "learner")
         self._rivals.restore(directory / "rivals")

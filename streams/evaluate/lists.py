@@ -14,8 +14,8 @@ from streams.evaluate.numbers import Events, Numbers
 from streams.evaluate.saved import from_npz, to_npz
 from streams.evaluate.served import ServedLists
 from streams.evaluate.truth import Witness
+from streams.prequential import K
 
-K = 20
 SERVED, LEARNED = "served", "supa"  # contenders: the served list, the full rank by the learned score
 
 

@@ -4,7 +4,7 @@
 """
 
 from streams.replay.examples import LOCAL, ToExamples
-from streams.replay.local import LocalPipeline, Progress, replay
+from streams.replay.local import LocalPipeline, replay
 from streams.replay.retained import records, replay_topic
 
-__all__ = ["LOCAL", "LocalPipeline", "Progress", "ToExamples", "records", "replay", "replay_topic"]
+__all__ = ["LOCAL", "LocalPipeline", "ToExamples", "records", "replay", "replay_topic"]

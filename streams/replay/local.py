@@ -4,7 +4,7 @@ messages -> decode -> route -> user stages -> examples -> learner stage -> cache
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from core.driver import StageDriver
@@ -16,7 +16,6 @@ from streams.replay import shown
 from streams.replay.examples import LOCAL, ToExamples
 from streams.settings import Settings
 
-Progress = Callable[[int], None]
 _FRONT, _CACHE = "front", "cache"
 
 
@@ -41,13 +40,10 @@ class LocalPipeline:
         for records in self.front.items(messages, batch):
             self._learn(records)
 
-    def feed_events(self, messages: Iterable[Message], batch: int = 2_000, progress: Progress = lambda rows: None) -> None:
+    def feed_events(self, messages: Iterable[Message], batch: int = 2_000) -> None:
         """Events, in order; then the clock of every partition is brought up to date."""
-        taken = self.counts["events"] + self.counts["dead_letters"]
         for records in self.front.events(messages, batch):
             self._learn(records)
-            told, taken = taken, self.counts["events"] + self.counts["dead_letters"]
-            progress(taken - told)
 
     def _learn(self, records: Sequence[Record]) -> None:
         for record in records:

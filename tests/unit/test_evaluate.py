@@ -19,8 +19,8 @@ from streams.cli import app
 from streams.cli.replay import opened_log
 from streams.evaluate import Evaluation, Labels, Options
 from streams.evaluate.host import group_starts
-from streams.evaluate.lists import K
 from streams.logs.mapping import load_mapping
+from streams.prequential import K
 from streams.replay import LocalPipeline
 from streams.settings import Settings
 

@@ -15,7 +15,7 @@ from core.errors import SettingsError
 from evaluation.bootstrap import CLUSTERS, REPLICATES, interval, totals, two_sided_p, weights
 from evaluation.compare import compare
 from evaluation.judgements import PARTS, Judgements, Rows, comparable, coverage
-from evaluation.labels import auc, drawn_auc, gauc, score_labels
+from evaluation.labels import drawn_auc, pairs_won, score_labels
 from evaluation.lists import gains, mean_rank, rank_gains
 from evaluation.summary import result
 
@@ -43,9 +43,13 @@ def naive_gauc(y: np.ndarray, p: np.ndarray, user: np.ndarray) -> tuple[float | 
 @given(LABELLED)
 def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[int, float, int]]) -> None:
     y, p, user = arrays(rows)
-    assert auc(y, p) == pytest.approx(naive_auc(y, p))
-    expected, users = naive_gauc(y, p, user)
-    assert gauc(y, p, user) == (pytest.approx(expected), users)
+    order = np.lexsort((p, user))
+    of_users = pairs_won(user[order], y[order], p[order], 4)
+    for number, found in enumerate(of_users.auc.tolist()):
+        expected = naive_auc(y[user == number], p[user == number])
+        assert found == pytest.approx(np.nan if expected is None else expected, nan_ok=True)
+    assert of_users.positives.tolist() == [int(y[user == number].sum()) for number in range(4)]
+    assert of_users.negatives.tolist() == [int((1 - y[user == number]).sum()) for number in range(4)]
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from core.errors import FreshetError, SettingsError
-from evaluation.world import TruthJudge, WorldConfig, frames, label_frames, load_world, make_world
+from evaluation.world import TruthJudge, World, WorldConfig, frames, label_frames, load_world, make_world
 from streams.cli.simulate import simulate
 from streams.logs.mapping import load_mapping
 from streams.logs.reader import open_log, read_catalogue
@@ -76,7 +76,7 @@ def test_a_simulated_log_is_replayed_without_a_dead_letter(tmp_path: Path) -> No
     local.feed_items(items)
     local.feed_events(messages)
     assert local.counts == {"events": 3_000, "items": len(items), "dead_letters": 0}
-    judge = TruthJudge.open(out, 20, 1.0)
+    judge = TruthJudge(World.open(out), 20, 1.0)
     for user in range(40):
         judge.judge(local.cache.clock_ms, f"u{user}", [item.item_id for item in local.cache.recommend(f"u{user}", 20).items])
     local.close()
@@ -90,7 +90,7 @@ def test_a_directory_without_a_world_is_refused(tmp_path: Path) -> None:
         load_world(tmp_path)
     (tmp_path / "world.json").write_text('{"format": 2, "world": {}}')
     with pytest.raises(SettingsError, match="format 2"):
-        TruthJudge.open(tmp_path)
+        World.open(tmp_path)
 
 
 def test_kafka_needs_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ class _Opening(msgspec.Struct):
     end: int = MAX_MS
 
 
-class Shelf:
+class Candidates:
     """An item is live from its first event or catalogue entry until it is removed, a room only from its start to its end.
 
     State: a flag and two times an item.
