@@ -23,6 +23,7 @@ from streams.decode import RawMessage
 FORMAT = 1
 POSITION = "position.json"
 TEMPORARY = ".tmp"
+OTHER_HOURS = "various"  # in place of the hour, of a round with too many of them
 LAST_MS = 253_402_300_799_999  # of the year 9999: what a date can hold
 
 MESSAGES = pl.Schema(

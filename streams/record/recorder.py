@@ -19,7 +19,7 @@ from core.position import Upstream
 from streams.dead_letters import topic_of
 from streams.decode import RawMessage
 from streams.ingest import at, consumer
-from streams.record.files import Position, RecordedPartition, hour_of, partitions
+from streams.record.files import OTHER_HOURS, Position, RecordedPartition, hour_of, partitions
 from streams.record.hours import EventTimes
 from streams.settings import Settings
 from streams.topics import Admin, admin
@@ -27,6 +27,7 @@ from streams.topics import Admin, admin
 POLL_MS = 200
 POLL_RECORDS = 5_000
 LOOK_SECONDS = 5.0  # between two looks at the topics' ids and partitions
+ROUND_HOURS = 200  # with a file of their own in a round of a partition: times that are all over cost no file a record
 ANEW = "record into a new folder"
 
 
@@ -61,7 +62,10 @@ class _Unwritten:
 
     def add(self, messages: Sequence[RawMessage], times_ms: Sequence[int]) -> None:
         for message, ms in zip(messages, times_ms, strict=True):
-            self.by_hour.setdefault(hour_of(ms), []).append(message)
+            hour = hour_of(ms)
+            if hour not in self.by_hour and len(self.by_hour) >= ROUND_HOURS:
+                hour = OTHER_HOURS
+            self.by_hour.setdefault(hour, []).append(message)
         self.next_offset = messages[-1].offset + 1
 
     def write(self, below: int) -> None:

@@ -11,8 +11,9 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from core.errors import PositionLostError, SettingsError
 from core.position import Upstream
+from streams.decode import RawMessage
 from streams.record import Limits, RecordedPartition
-from streams.record.recorder import LOOK_SECONDS, Recorder, _alone, record
+from streams.record.recorder import LOOK_SECONDS, ROUND_HOURS, Recorder, _alone, _Unwritten, record
 from streams.settings import load
 from tests.recordings import BASE_MS
 
@@ -198,3 +199,19 @@ def test_retention_that_was_faster_is_counted(tmp_path: Path) -> None:
 def test_one_recorder_per_folder(tmp_path: Path) -> None:
     with _alone(tmp_path), pytest.raises(SettingsError, match="another recorder writes"):
         record(load(bootstrap_servers="127.0.0.1:1"), tmp_path, ["batches"])
+
+
+def test_times_that_are_all_over_do_not_make_a_file_each(tmp_path: Path) -> None:
+    """A producer with a broken clock costs at most 201 files a round, and no record."""
+    upstream = Upstream("t", 0, "id-1")
+    partition = RecordedPartition(tmp_path, "t", 0)
+    partition.begin(upstream, 0)
+    unwritten = _Unwritten(upstream, partition, 0)
+    messages = [RawMessage(b"k", b"v", (), BASE_MS + n * 3_600_000, n) for n in range(1_000)]
+    unwritten.add(messages, [message.timestamp_ms for message in messages])
+    unwritten.add([RawMessage(b"k", b"v", (), BASE_MS, 1_000)], [BASE_MS])
+    unwritten.write(1_001)
+    hours = sorted(path.name for path in partition.directory.glob("hour=*"))
+    assert len(hours) == ROUND_HOURS + 1
+    assert hours[-1] == "hour=various"
+    assert [message.offset for message in partition.messages()] == list(range(1_001))
