@@ -29,7 +29,9 @@ class Candidates:
         self._start_ms, self._end_ms = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
 
     def live(self, events: Events, run: Run, chosen: np.ndarray) -> dict[int, np.ndarray]:
-        """Chosen event -> bool [items], those live just before it and its own; then all of the run are known."""
+        """Chosen event -> the items live just before it and its own, as bits (`np.packbits` of bool [items]: there may be many events);
+        then all of the run are known.
+        """
         self._grow(run.items)
         clock_ms, ts_ms = events.numbers("clock_ms"), run.ts_ms
         catalogue, start, found = deque(events.catalogue), 0, {}
@@ -42,7 +44,7 @@ class Candidates:
             self._present[run.item[start:at]] = True
             start = at
             if at < len(run):
-                found[at] = self._live(int(clock_ms[at] or ts_ms[at]), int(run.item[at]))
+                found[at] = np.packbits(self._live(int(clock_ms[at] or ts_ms[at]), int(run.item[at])))
         return found
 
     def _grow(self, items: int) -> None:

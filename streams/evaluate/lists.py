@@ -23,8 +23,8 @@ class Board:
     """The ranks of a run that is being judged. `lists` hold a rank or 0 for each event, `ranks` a full rank for each chosen one."""
 
     def __init__(self, run: Run, slices: np.ndarray, chosen: np.ndarray, live: Mapping[int, np.ndarray]) -> None:
-        """slices: bool [4, n]; chosen: bool [n], judged events whose full rank is wanted; live: of each of them the candidates."""
-        self.run, self.chosen, self.live = run, chosen, live
+        """slices: bool [4, n]; chosen: bool [n], judged events whose full rank is wanted; live: of each of them the candidates, as bits."""
+        self.run, self.chosen, self._live = run, chosen, live
         self.lists: dict[str, np.ndarray] = {}  # int32 [n]
         self.ranks: dict[str, np.ndarray] = {}  # float32 [n], NaN where the contender does not rank
         self._base = {"position": run.position, "ts_ms": run.ts_ms, "user": run.user, "item": run.item}
@@ -35,10 +35,14 @@ class Board:
         self.lists[list_name or name] = np.zeros(len(self.run), dtype=np.int32)
         self.ranks[name] = np.full(len(self.run), np.nan, dtype=np.float32)
 
+    def candidates(self, at: int) -> np.ndarray:
+        """bool [items] of a chosen event."""
+        return np.unpackbits(self._live[at], count=self.run.items).view(np.bool_)
+
     def frames(self) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Rows of the judged events with a rank by list, and of the chosen ones with a full rank."""
         lists = {**self._base, **self.lists}
-        candidates = np.array([self.live[at].sum() for at in np.flatnonzero(self.chosen).tolist()], dtype=np.int32)
+        candidates = np.array([self.candidates(at).sum() for at in np.flatnonzero(self.chosen).tolist()], dtype=np.int32)
         base, ranks = ({name: column[self.chosen] for name, column in columns.items()} for columns in (self._base, self.ranks))
         listed = pl.DataFrame({name: column[self.run.judged] for name, column in lists.items()})
         return listed, pl.DataFrame({**base, "candidates": candidates, **ranks})
@@ -54,7 +58,7 @@ def judge_served(served: ServedLists, group: range, events: Events, board: Board
             if witness is not None:
                 witness.see(int(run.ts_ms[i]), events.user_ids[i], listed, run.seen[i])
         if board.chosen[i]:
-            ranks[i] = mean_rank(served.scores(events.user_ids[i]), board.live[i], int(run.item[i]))
+            ranks[i] = mean_rank(served.scores(events.user_ids[i]), board.candidates(i), int(run.item[i]))
 
 
 class Rivals:
@@ -85,7 +89,7 @@ class Rivals:
     def _full_rank(self, rival: Contender, board: Board, at: int) -> None:
         scores = rival.scores(int(board.run.user[at]), board.run.items)
         if scores is not None:
-            board.ranks[rival.name][at] = mean_rank(scores, board.live[at], int(board.run.item[at]))
+            board.ranks[rival.name][at] = mean_rank(scores, board.candidates(at), int(board.run.item[at]))
 
     def snapshot(self, into: Snapshot) -> None:
         for rival in self.contenders:
