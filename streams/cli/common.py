@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from core.errors import SettingsError
 from streams import topics
 from streams.broker import EmbeddedBroker
 from streams.settings import Settings, load
@@ -50,6 +51,12 @@ def cluster(s: Settings, restarted: Callable[[str], None] = lambda name: None) -
     console.print(f"broker      {broker.bootstrap_servers} (embedded, data in {s.data_dir / 'broker'})")
     with kept_running(broker, tell, restarted):
         yield s.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
+
+
+def need_cluster(s: Settings, else_: str = "; `freshet up` prints its own") -> None:
+    """Raises SettingsError where no cluster is given; `else_`: what else the user may do."""
+    if not s.bootstrap_servers:
+        raise SettingsError(f"no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS){else_}")
 
 
 def complain(sentence: str) -> None:

@@ -1,6 +1,5 @@
 """`freshet demo`: the whole system on this machine, from an empty directory to served recommendations, and nothing left behind."""
 
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from streams.prequential import K, Prequential
 from streams.producing import Message, Sender
 from streams.replay.judged import as_event, judge_all
 from streams.settings import Settings
+from streams.signals import terminable
 
 CHUNK = 250  # events between two looks at how far the server is
 IN_FLIGHT = 3_000  # events sent but not yet visible: enough to keep every process busy, little enough to stay fresh
@@ -89,20 +89,6 @@ def local_instead(s: Settings, items: Sequence[Message], messages: Sequence[Mess
     for name in ("events", "dead_letters", "events_per_second", "judged", "hit_rate_20", "popular_hit_rate_20", "mrr_20", "popular_mrr_20"):
         table.add_row(name.replace("_", " "), f"{result[name]:,}")
     console.print(table)
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: everything it started is stopped on the way out."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    held = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, held)
 
 
 @dataclass

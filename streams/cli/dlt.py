@@ -14,7 +14,7 @@ from rich.table import Table
 
 from core.errors import SettingsError
 from streams import dead_letter_box
-from streams.cli.common import Bootstrap, Namespace, console, settings
+from streams.cli.common import Bootstrap, Namespace, console, need_cluster, settings
 from streams.dead_letter_box import Choice, Count, Letter, Sent
 from streams.settings import Settings
 
@@ -108,8 +108,7 @@ def replay(
 
 def _settings(bootstrap_servers: str | None, namespace: str | None) -> Settings:
     s = settings(bootstrap_servers, namespace=namespace)
-    if not s.bootstrap_servers:
-        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS); `freshet up` prints its own")
+    need_cluster(s)
     return s
 
 

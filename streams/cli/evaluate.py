@@ -28,8 +28,9 @@ from streams.logs.parts import Place, parts
 from streams.logs.reader import Log, Span
 from streams.prequential import K
 from streams.producing import Message
-from streams.replay.kept import Kept, Stop, kept, shaping, told_log
+from streams.replay.kept import Kept, kept, shaping, told_log
 from streams.settings import Settings
+from streams.signals import Stop
 
 
 def evaluate(

@@ -9,7 +9,7 @@ import typer
 
 from core.errors import SettingsError
 from streams import bundled
-from streams.cli.common import Bootstrap, Namespace, console, create_topics, progress, settings
+from streams.cli.common import Bootstrap, Namespace, console, create_topics, need_cluster, progress, settings
 from streams.producing import Message, Sender, lines, read_items, read_log, send_all
 
 
@@ -26,8 +26,7 @@ def produce(
     Example: freshet produce --demo --rate 1000 --bootstrap-servers 127.0.0.1:9092, or a file: freshet produce log.ndjson -b HOST:PORT
     """
     s = settings(bootstrap_servers, namespace=namespace)
-    if not s.bootstrap_servers:
-        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS); `freshet up` prints its own")
+    need_cluster(s)
     if (log is None) != demo or (demo and items):
         raise SettingsError("give a file to send, or --demo alone for the bundled log")
     create_topics(s)

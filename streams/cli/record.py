@@ -11,11 +11,11 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from core.errors import SettingsError
-from streams.cli.common import Bootstrap, Namespace, console, progress, settings
-from streams.cli.run import interrupts
+from streams.cli.common import Bootstrap, Namespace, console, need_cluster, progress, settings
 from streams.record import Limits, Position, Progress, RecordedPartition, partitions, replay_recording, topic_named
 from streams.record import record as record_topics
 from streams.settings import Settings
+from streams.signals import interrupts
 
 
 def record(
@@ -61,8 +61,7 @@ def record(
 def _record(
     s: Settings, out: Path, names: Sequence[str], from_start: bool, until_end: bool, seconds: float, limits: Limits, bar: Bar
 ) -> list[Position]:
-    if not s.bootstrap_servers:
-        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS); `freshet up` prints its own")
+    need_cluster(s)
     if not names:
         raise SettingsError("--topics names no topic")
     deadline = time.monotonic() + seconds if seconds else float("inf")

@@ -14,18 +14,19 @@ from rich.table import Table
 
 from core.errors import SettingsError
 from streams import bundled
-from streams.cli.common import Bootstrap, Namespace, console, progress, settings, tell
+from streams.cli.common import Bootstrap, Namespace, console, need_cluster, progress, settings, tell
 from streams.logs.mapping import NAMES, Mapping, load_mapping
 from streams.logs.parts import Part, Place
 from streams.logs.reader import EVERYTHING, Log, MemoryLog, Span, open_log, read_catalogue
 from streams.pipeline import PARTS
 from streams.producing import Message, Sender, send_all
 from streams.replay.judged import JudgedReplay
-from streams.replay.kept import Stop, kept, shaping, told_log
+from streams.replay.kept import kept, shaping, told_log
 from streams.replay.pace import FASTEST, pace_of
 from streams.replay.running import Job, Taker, run
 from streams.replay.sending import SAVE_SECONDS, Flight, Tail
 from streams.settings import Settings
+from streams.signals import Stop
 from streams.topics import admin
 
 SENT_AT_ONCE = 500  # events between two looks at a signal, through Kafka
@@ -169,8 +170,7 @@ def _table(result: dict[str, object]) -> Table:
 
 
 def _through_kafka(s: Settings, items: Sequence[Message], job: Job, state: Path | None, told: dict[str, Any]) -> None:
-    if not s.bootstrap_servers:
-        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or --local for a replay without one")
+    need_cluster(s, ", or --local for a replay without one")
     with ExitStack() as stack:
         keeping = stack.enter_context(kept(state, {**told, **_topic(s)}, SAVE_SECONDS)) if state else None
         place, sender = keeping.restore() if keeping else None, stack.enter_context(closing(Sender(s)))

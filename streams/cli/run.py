@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +13,27 @@ from urllib.request import urlopen
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
 
-from core.errors import FreshetError, PositionLostError, SettingsError, SnapshotError
+from core.errors import FreshetError, PositionLostError, SnapshotError
 from monitoring.metrics import Metrics
 from streams import processes
 from streams.broker import EmbeddedBroker
-from streams.cli.common import Bootstrap, DataDir, Namespace, cluster, complain, console, create_topics, errors, resolving, settings, tell
+from streams.cli.common import (
+    Bootstrap,
+    DataDir,
+    Namespace,
+    cluster,
+    complain,
+    console,
+    create_topics,
+    errors,
+    need_cluster,
+    resolving,
+    settings,
+    tell,
+)
 from streams.processes import bound, free_port
 from streams.settings import Settings
+from streams.signals import interrupts
 from streams.supervisor import NEEDS_HELP, Supervisor, supervised
 from streams.warm import warm_up
 
@@ -85,18 +97,6 @@ def wait_ready(base: str, children: Supervisor) -> None:
             why = str(error)
         time.sleep(0.1)
     raise FreshetError(f"{base}/readyz is not ready after {READY_SECONDS:.0f} s: {why}")
-
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """An event set by Ctrl-C or SIGTERM, so that a block ends in order."""
-    stop = threading.Event()
-    held = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
 
 
 def broker(data_dir: DataDir = None, port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 9092) -> None:
@@ -164,8 +164,7 @@ def serve(
 
 def _run(name: str, s: Settings) -> None:
     """One process; it ends at once where it ends, since what hangs in a client's threads has no state worth waiting for."""
-    if not s.bootstrap_servers:
-        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or run everything with `freshet up`")
+    need_cluster(s, ", or run everything with `freshet up`")
     status = 0
     try:
         processes.run(name, s)

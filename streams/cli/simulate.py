@@ -12,7 +12,7 @@ from polars.io.plugins import register_io_source
 
 from core.errors import SettingsError
 from evaluation.world import EVENTS, LABELS, WorldConfig, entries, frames, label_frames, make_world, read_settings, save_world
-from streams.cli.common import Bootstrap, Namespace, console, create_topics, progress, settings
+from streams.cli.common import Bootstrap, Namespace, console, create_topics, need_cluster, progress, settings
 from streams.cli.replay import at_ms
 from streams.logs.reader import messages
 from streams.producing import Sender, read_items, send_all
@@ -49,8 +49,8 @@ def simulate(
     told = read_settings(settings_file) if settings_file else {}
     world = make_world(told | {name: value for name, value in given.items() if value is not None})
     s = settings(bootstrap_servers, namespace=namespace)
-    if to_kafka and not s.bootstrap_servers:
-        raise SettingsError("no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS), or leave --to-kafka out")
+    if to_kafka:
+        need_cluster(s, ", or leave --to-kafka out")
     if out.exists() and any(out.iterdir()):
         raise SettingsError(f"{out} is not empty: name a new directory")
     out.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,10 @@
 
 import fcntl
 import hashlib
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import msgspec
@@ -131,24 +129,3 @@ def told_log(log: Path | None, mapping: Mapping, catalogue: Path | None) -> dict
 
 def _contents(path: Path | None) -> str:
     return "bundled" if path is None else ", ".join(f"{file.name} {sha256(file)[:HASH_DIGITS]}" for file in files_of(path))
-
-
-class Stop:
-    """Ctrl-C and SIGTERM as a wish that a loop looks at where it can stop. The second one ends the process at once."""
-
-    def __init__(self) -> None:
-        self.wanted = 0  # number of the signal
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __enter__(self) -> "Stop":
-        for number in self._before:
-            signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.wanted = number
-        self.__exit__()
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)

@@ -9,8 +9,8 @@ import numpy as np
 from streams.logs.parts import Part, Place, parts
 from streams.logs.reader import Log
 from streams.producing import Message
-from streams.replay.kept import Stop
 from streams.replay.pace import Pace
+from streams.signals import Stop
 
 
 class Taker(Protocol):

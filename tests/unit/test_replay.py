@@ -27,11 +27,12 @@ from streams.logs.reader import MemoryLog
 from streams.producing import Message
 from streams.replay import LocalPipeline, ToExamples, shown
 from streams.replay.judged import JudgedReplay
-from streams.replay.kept import Stop, kept, shaping, told_log
+from streams.replay.kept import kept, shaping, told_log
 from streams.replay.pace import PAUSE_SECONDS, EventPace, Pace, RatePace, pace_of
 from streams.replay.running import Job, run
 from streams.replay.sending import IN_FLIGHT, Flight, Tail
 from streams.settings import Settings, load
+from streams.signals import Stop
 from tests.snapshots import save
 
 ITEMS: list[Message] = list(islice(bundled.item_messages(), 300))
