@@ -23,7 +23,7 @@ from core.errors import FreshetError, SendError, SettingsError
 from streams.contract import REJECTIONS
 from streams.dead_letters import Context, original_headers, read, topic_of
 from streams.decode import RawMessage
-from streams.ingest import at, consumer
+from streams.reading import consumer, stretch
 from streams.settings import Settings
 from streams.topics import Admin, admin
 from streams.writer import Producer, producer
@@ -34,9 +34,8 @@ POSITION = "freshet-dead-letter"  # header of what was sent back: topic/partitio
 MARK = "freshet-dead-letter-mark"  # header of a mark: msgspec JSON of `Mark`
 FOREIGN = "foreign"  # the reason of a record that is no letter of ours
 CHUNK_LETTERS, CHUNK_BYTES = 200, 4 << 20  # sent under one mark
-POLL_RECORDS = 200
-SETTLE_SECONDS = 30.0  # twice the time that a send is given: a mark as old as that is nobody's who still sends
-STOP_SECONDS = 5.0
+SEND_SECONDS, STOP_SECONDS = 15.0, 5.0
+SETTLE_SECONDS = 2 * SEND_SECONDS  # a mark as old as that is nobody's who still sends
 STRETCH = 512
 
 
@@ -154,7 +153,7 @@ class DeadLetterBox:
         seen, left = Places(), limit
         ends = await self._reader.end_offsets(self._letters)  # of all before the first: what is sent back may be refused again meanwhile
         for tp in self._letters:
-            async for record in _records(self._reader, tp, stop=ends[tp]):
+            async for record in stretch(self._reader, tp, stop=ends[tp]):
                 letter = _letter(record, self.topic)
                 if letter is None or not choice.takes(letter):
                     continue
@@ -218,7 +217,7 @@ class DeadLetterBox:
 
     async def _only_ours(self, marks: _Marks, offset: int) -> None:
         """The order of the marks decides between two replays: what another one may have begun to send is left to it."""
-        async for record in _records(self._finder, self._letters[0], marks.next_offset, offset):
+        async for record in stretch(self._finder, self._letters[0], marks.next_offset, offset):
             if record.offset != self._own_mark and _mark(record):
                 raise SettingsError(f"another `freshet dlt replay` sends letters of {self.topic}: let it end, then start this one again")
 
@@ -240,7 +239,7 @@ class DeadLetterBox:
 
     async def _marks(self) -> _Marks:
         marks = _Marks()
-        async for record in _records(self._finder, self._letters[0]):
+        async for record in stretch(self._finder, self._letters[0]):
             if mark := _mark(record):
                 marks.take(mark, record.timestamp)
             marks.next_offset = record.offset + 1
@@ -263,7 +262,7 @@ class DeadLetterBox:
         found = set()
         for index, tp in enumerate(self._sources):
             start = min(ends[index] if index < len(ends) else 0 for ends in marks.open.values())
-            async for record in _records(self._finder, tp, start):
+            async for record in stretch(self._finder, tp, start):
                 found |= {wanted[value] for name, value in record.headers if name == POSITION and value in wanted}
         return found
 
@@ -314,19 +313,6 @@ def checked(choice: Choice) -> Choice:
     return choice
 
 
-async def _records(reader: AIOKafkaConsumer, tp: TopicPartition, start: int | None = None, stop: int | None = None) -> AsyncIterator[Any]:
-    """The records that a partition holds now, from `start` up to `stop`."""
-    [first], [end] = (await reader.beginning_offsets([tp])).values(), (await reader.end_offsets([tp])).values()
-    end = end if stop is None else stop
-    position = first if start is None else max(first, start)
-    at(reader, {tp: position})
-    while position < end:
-        for record in (await reader.getmany(tp, timeout_ms=500, max_records=POLL_RECORDS)).get(tp, ()):
-            if record.offset < end:
-                yield record
-        position = await reader.position(tp)
-
-
 def _letter(record: Any, topic: str) -> Letter | None:
     """A record of a dead-letter topic as a letter; None of a mark."""
     context = read(record.headers)
@@ -354,7 +340,7 @@ def _bytes(letter: Letter) -> int:
 async def _acknowledged(sent: Iterable["asyncio.Future[Any]"]) -> list[int]:
     """The offsets of what was sent."""
     try:
-        async with asyncio.timeout(SETTLE_SECONDS / 2):  # an idempotent producer alone would try for ever
+        async with asyncio.timeout(SEND_SECONDS):  # an idempotent producer alone would try for ever
             return [(await future).offset for future in sent]
     except (KafkaError, TimeoutError) as error:
         raise SendError(f"a send failed ({error!r}); start the replay again, it sends none twice") from error

@@ -11,8 +11,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from core.errors import FreshetError
 from learners.cache import ParameterCache
 from monitoring.metrics import Metrics
-from streams.ingest import at, consumer
 from streams.parameters import Assembler
+from streams.reading import at, consumer
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)

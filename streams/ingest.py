@@ -20,12 +20,11 @@ from streams.dead_letters import headers as dead_headers
 from streams.dead_letters import key_of, topic_of
 from streams.decode import Decoded, EventDecoder, ItemDecoder, RawMessage
 from streams.packing import WRITER, Chunk, Output, Packed, Packer
+from streams.reading import at, stamp_of, stretch
 from streams.settings import Settings
-from streams.topics import security
 from streams.writer import Writer
 
 log = logging.getLogger(__name__)
-FETCH_WAIT_MS = 10  # a partition left out of a fetch under way sees its rows that much later
 Messages = Mapping[Upstream, Sequence[Any]]  # consumer records by source, in order
 
 
@@ -168,54 +167,11 @@ async def tail(consumer: AIOKafkaConsumer, output: Output) -> Stamp | None:
     stop, width = end, 64
     while stop > first:
         start = max(first, stop - width)
-        stamps = [s for s in await _stamps(consumer, tp, start, stop) if s.writer == WRITER]
+        stamps = [stamp async for r in stretch(consumer, tp, start, stop) if (stamp := stamp_of(r.headers)).writer == WRITER]
         if stamps:
             return stamps[-1]
         stop, width = start, width * 4
     return None
-
-
-async def _stamps(consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, stop: int) -> list[Stamp]:
-    """The stamps of the records [start, stop)."""
-    at(consumer, {tp: start})
-    stamps: list[Stamp] = []
-    position = start
-    while position < stop:
-        for record in (await consumer.getmany(tp, timeout_ms=1000)).get(tp, ()):
-            if record.offset < stop:
-                stamps.append(stamp_of(record.headers))
-            position = record.offset + 1
-    return stamps
-
-
-def stamp_of(headers: Sequence[tuple[str, bytes]]) -> Stamp:
-    """The stamp in a record's headers.
-
-    Raises:
-        PositionLostError: there is none, so something else writes to this topic.
-    """
-    for name, value in headers:
-        if name == HEADER:
-            return Stamp.decode(value)
-    raise PositionLostError(f"a record has no {HEADER!r} header: another program writes to a derived topic; {REBUILD}")
-
-
-def consumer(s: Settings) -> AIOKafkaConsumer:
-    """A reader without a group: positions are ours. Errors rather than jumps where a position is not there."""
-    return AIOKafkaConsumer(
-        **security(s),
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        fetch_max_wait_ms=FETCH_WAIT_MS,
-        max_partition_fetch_bytes=8 << 20,
-    )
-
-
-def at(reader: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
-    """Read these partitions from these offsets on. No await in between: a partition without a position is an error to the client."""
-    reader.assign(list(offsets))
-    for tp, offset in offsets.items():
-        reader.seek(tp, offset)
 
 
 async def open_packer(s: Settings, reader: AIOKafkaConsumer, sources: Sequence[Upstream], batches: int) -> Packer:

@@ -32,7 +32,8 @@ from monitoring.metrics import Metrics
 from streams import pipeline, topics
 from streams.feed import ParameterFeed
 from streams.http import create_app
-from streams.ingest import Ingest, consumer, open_packer
+from streams.ingest import Ingest, open_packer
+from streams.reading import consumer
 from streams.settings import SUPERVISED, Settings
 from streams.warm import warm_up
 from streams.worker import StageWorker, require_one_partition

@@ -28,8 +28,8 @@ from core.stage import Stage
 from monitoring.metrics import Metrics
 from streams.host import Observer, StageHost, checkpoints_of
 from streams.inbox import Inbox
-from streams.ingest import stamp_of
 from streams.outbox import Outbox
+from streams.reading import stamp_of
 from streams.settings import Settings
 from streams.topics import Admin, admin
 from streams.writer import Writer, producer

@@ -17,9 +17,10 @@ from core.stage import Publication, Stage
 from streams import pipeline, topics
 from streams.checkpoints import Checkpoints
 from streams.host import checkpoints_of
-from streams.ingest import at, consumer, tail
+from streams.ingest import tail
 from streams.packing import Output
 from streams.parameters import Assembler
+from streams.reading import at, consumer
 from streams.replay import records
 from streams.settings import Settings, load
 from streams.supervisor import Child

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from core.position import Upstream
 from monitoring.metrics import Metrics
 from streams import pipeline, processes, topics
-from streams.ingest import at, consumer
+from streams.reading import at, consumer
 from streams.settings import Settings
 from streams.worker import StageWorker
 from tests import live

@@ -18,7 +18,7 @@ from core.errors import FreshetError, PositionLostError, SettingsError
 from core.position import Upstream
 from streams.dead_letters import topic_of
 from streams.decode import RawMessage
-from streams.ingest import at, consumer
+from streams.reading import at, consumer
 from streams.record.files import OTHER_HOURS, Position, RecordedPartition, hour_of, partitions
 from streams.record.hours import EventTimes
 from streams.settings import Settings

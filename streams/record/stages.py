@@ -10,7 +10,7 @@ from core.position import Positions, Record, Upstream
 from core.schemas import decode
 from core.stage import Stage
 from streams import pipeline
-from streams.ingest import stamp_of
+from streams.reading import stamp_of
 from streams.record.files import RecordedPartition, partitions
 from streams.settings import Settings
 

@@ -9,7 +9,7 @@ from core.driver import StageDriver
 from core.position import Record, Upstream
 from core.schemas import decode
 from core.stage import Stage
-from streams.ingest import at, consumer, stamp_of
+from streams.reading import consumer, stamp_of, stretch
 from streams.settings import Settings
 
 
@@ -19,21 +19,10 @@ async def records(s: Settings, topic: str, partition: int, reader: AIOKafkaConsu
     if reader is None:
         await own.start()
     try:
-        return await _records(own, TopicPartition(topic, partition))
+        return [Record(r.offset, stamp_of(r.headers), decode(r.value)) async for r in stretch(own, TopicPartition(topic, partition))]
     finally:
         if reader is None:
             await own.stop()
-
-
-async def _records(reader: AIOKafkaConsumer, tp: TopicPartition) -> list[Record]:
-    end, found = (await reader.end_offsets([tp]))[tp], list[Record]()
-    at(reader, await reader.beginning_offsets([tp]))
-    while not found or found[-1].offset < end - 1:
-        if end == 0:
-            break
-        batch = (await reader.getmany(tp, timeout_ms=1_000)).get(tp, ())
-        found += [Record(r.offset, stamp_of(r.headers), decode(r.value)) for r in batch if r.offset < end]
-    return found
 
 
 def replay_topic(s: Settings, own: Upstream, stage: Stage) -> tuple[StageDriver, list[pl.DataFrame]]:

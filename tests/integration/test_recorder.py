@@ -30,7 +30,7 @@ from streams.cli import dlt
 from streams.cli.record import record as record_command
 from streams.dead_letter_box import Choice, DeadLetterBox, Sent
 from streams.decode import RawMessage
-from streams.ingest import at, consumer
+from streams.reading import at, consumer
 from streams.record import RecordedPartition, record, replay_recording
 from streams.replay import replay_topic
 from streams.settings import Settings

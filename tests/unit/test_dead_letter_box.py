@@ -101,7 +101,7 @@ def test_a_reason_that_no_letter_can_have_is_refused() -> None:
 
 def test_a_send_that_is_never_acknowledged_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the wait for it nor the end of its producer goes on for ever."""
-    monkeypatch.setattr(dead_letter_box, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(dead_letter_box, "SEND_SECONDS", 0.1)
     monkeypatch.setattr(dead_letter_box, "STOP_SECONDS", 0.1)
 
     async def never() -> None:
