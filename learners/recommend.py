@@ -231,7 +231,8 @@ def _personal(request: _Request, count: int) -> list[Pick]:
     query = request.asker.vector
     if query is None or request.state.items["item_vectors"].width != query.size:  # only while a new model replaces an old one
         return []
-    asked = Query(query, float(np.linalg.norm(query.astype(np.float64))), _per_log2(request.config), request.now_ms)
+    wide = query.astype(np.float64)
+    asked = Query(query, math.sqrt(wide @ wide), _per_log2(request.config), request.now_ms)
     table, columns, peaks = request.state.vectors
     left_out = np.fromiter(request.taken, np.int64, len(request.taken))
     rows, scores = search(asked, columns, peaks, table.parts, left_out, count)

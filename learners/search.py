@@ -19,6 +19,7 @@ LANES = 8
 SLACK = 1e-4  # of a bound, relative: rounding of norms and of float32 sums of up to 1,000 terms
 SUM_SLACK = 1e-12  # of what popularity adds, relative: rounding of a float64 sum in another order
 LIMIT_SLACK = 1e-9  # of the least popularity that is looked at, relative: far above what SUM_SLACK adds and rounding takes
+LONGEST = float(np.finfo(np.float32).max)
 SHORTEST = 1e-30  # norm of a vector with a direction; below, its inverse leaves float32
 
 Part = tuple[int, np.ndarray, np.ndarray]  # first row, float32 [m, w], int64: blocks of it
@@ -65,20 +66,23 @@ def dots(query: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def squared_lengths(vectors: np.ndarray) -> np.ndarray:
-    """float64 [m], summed in the order of the dimensions."""
-    out = np.zeros(vectors.shape[0])
+def lengths_and_inverses(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """See `norms`; summed in the order of the dimensions."""
+    lengths, inverse = np.zeros(vectors.shape[0], dtype=np.float32), np.zeros(vectors.shape[0], dtype=np.float32)
     for r in range(vectors.shape[0]):
+        total = 0.0
         for i in range(vectors.shape[1]):
-            out[r] += np.float64(vectors[r, i]) * np.float64(vectors[r, i])
-    return out
+            total += np.float64(vectors[r, i]) * np.float64(vectors[r, i])
+        length = np.sqrt(total)
+        lengths[r] = LONGEST if length > LONGEST else length
+        if length > SHORTEST:
+            inverse[r] = 1.0 / length
+    return lengths, inverse
 
 
 def norms(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Lengths and their inverses, float32 [m] each; an inverse is 0 where the vector is too short to point anywhere."""
-    lengths = np.sqrt(squared_lengths(np.ascontiguousarray(vectors)))
-    inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > SHORTEST)
-    return np.minimum(lengths, np.finfo(np.float32).max).astype(np.float32), inverse.astype(np.float32)
+    return lengths_and_inverses(np.ascontiguousarray(vectors))
 
 
 @inlined

@@ -91,6 +91,20 @@ def dot(a: np.ndarray, b: np.ndarray) -> float:
     return float(((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7)))
 
 
+@compiled
+def served_vectors(long: np.ndarray, short: np.ndarray, context: np.ndarray, rows: np.ndarray, side: int) -> np.ndarray:
+    """float32 [n, 2 d]: [h, c] of users, [c, h] of items, of rows int64 [n]; the arrays are those of `Table`, h is long + short."""
+    d = long.shape[1]
+    out = np.empty((rows.size, 2 * d), dtype=np.float32)
+    of_h, of_c = (0, d) if side == USER else (d, 0)
+    for k in range(rows.size):
+        row = rows[k]
+        for i in range(d):
+            out[k, of_h + i] = long[row, i] + short[row, i] if short.shape[1] else long[row, i]
+            out[k, of_c + i] = context[row, SERVED, i]
+    return out
+
+
 @inlined
 def add_negatives(table: Table, slots: Slots, targets: int, relation: int, rule: Rule) -> int:
     """Distinct nodes seen so far, uniform, no targets; returns the slots taken. Few nodes or bad luck give fewer.

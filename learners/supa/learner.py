@@ -90,9 +90,8 @@ class Nodes:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """float32 [n, 2 d]: [h, c] of users, [c, h] of items, so that their product is the score."""
-        long, context = self.table.long[rows], self.table.context[rows, SERVED]
-        h = long + self.table.short[rows] if self.config.short_vector else long
-        return np.concatenate([h, context] if self.side == kernel.USER else [context, h], axis=1)
+        of = self.table
+        return kernel.served_vectors(of.long, of.short, of.context, rows.astype(np.int64, copy=False), self.side)
 
     def biases(self, rows: np.ndarray) -> np.ndarray:
         """float32 [n]: what is added to the product."""

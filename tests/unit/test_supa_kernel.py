@@ -202,3 +202,17 @@ def test_dot_and_decay() -> None:
     assert decay(-5.0, unit_ms) == pytest.approx(1.0)
     assert decay(unit_ms, unit_ms) == pytest.approx(1 / np.log(np.e + 1))
     assert decay(25.2 * unit_ms, unit_ms) > 0.3 > decay(25.4 * unit_ms, unit_ms)
+
+
+@pytest.mark.parametrize("side", [kernel.USER, kernel.ITEM])
+@pytest.mark.parametrize("with_short", [True, False])
+def test_served_vectors_are_those_of_the_rows(side: int, with_short: bool) -> None:
+    rng = np.random.default_rng(side)
+    long, context = rng.normal(size=(9, 8)).astype(np.float32), rng.normal(size=(9, 3, 8)).astype(np.float32)
+    short = rng.normal(size=(9, 8 if with_short else 0)).astype(np.float32)
+    rows = np.array([4, 0, 4, 8])
+    h, c = long[rows] + short[rows] if with_short else long[rows], context[rows, kernel.SERVED]
+    expected = np.concatenate([h, c] if side == kernel.USER else [c, h], axis=1)
+    found = kernel.served_vectors(long, short, context, rows, side)
+    assert found.dtype == np.float32
+    assert found.tobytes() == expected.tobytes()
