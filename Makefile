@@ -25,6 +25,7 @@ test: export OMP_NUM_THREADS = 1
 test: export NUMBA_NUM_THREADS = 1
 test: export POLARS_MAX_THREADS = 2
 test: lint
+	@tests/programs.sh $(VENV)/bin
 	@echo "Compiling kernels; under coverage that would take several times as long."
 	$(VENV)/bin/python -m streams.warm
 	$(VENV)/bin/python -m tests.warm

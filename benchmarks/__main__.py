@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import freshness, replay, results, simulate, throughput
+from benchmarks import freshness, replay, results, scrape, simulate, throughput
 
 NAMES = {
     "throughput": throughput.main,
@@ -10,6 +10,7 @@ NAMES = {
     "replay": replay.main,
     "results": results.main,
     "simulate": simulate.main,
+    "scrape": scrape.main,
 }
 
 

@@ -12,7 +12,7 @@ import msgspec
 from benchmarks.report import report
 from streams import bundled
 from streams.cli.common import cluster
-from streams.cli.run import running
+from streams.cli.run import running, with_ports
 from streams.client import Client
 from streams.producing import Message, Sender, send_all
 from streams.settings import load
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
 def measure(rate: float, seconds: float, warm_up: float) -> dict[str, float]:
     """p50_ms, p99_ms, events_per_second over the measured part."""
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-", ignore_cleanup_errors=True) as directory:
-        s = load(data_dir=Path(directory), http_port=0, bootstrap_servers="")
+        s = with_ports(load(data_dir=Path(directory), http_port=0, page_port=0, bootstrap_servers=""))
         with cluster(s) as s, running(s, dict.fromkeys(("ingest", "features", "learner", "server"), 0)) as (base, _):
             client, sender = Client(base), Sender(s)
             send_all(sender, s.items_topic, bundled.item_messages())

@@ -16,7 +16,7 @@ from core.stage import Stage
 from streams import bundled, pipeline
 from streams.cli.common import cluster
 from streams.cli.demo import Run
-from streams.cli.run import running
+from streams.cli.run import running, with_ports
 from streams.decode import EventDecoder, RawMessage
 from streams.ingest import limits_of
 from streams.packing import Chunk, Output, Packed, Packer
@@ -90,7 +90,7 @@ def _timed(count: int, work: Callable[[], T]) -> tuple[T, float]:
 def through_kafka(events: int) -> float:
     """Producer, broker, ingest, features, learner and server on this machine's cores, in a closed loop."""
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-", ignore_cleanup_errors=True) as directory:
-        s = load(data_dir=Path(directory), http_port=0, bootstrap_servers="")
+        s = with_ports(load(data_dir=Path(directory), http_port=0, page_port=0, bootstrap_servers=""))
         with cluster(s) as s, running(s, dict.fromkeys(("ingest", "features", "learner", "server"), 0)) as (base, children):
             result = Run(s, base, 0.0, children.check).play(list(bundled.item_messages()), endless(events))
     return round(result.events / result.seconds, 1)

@@ -19,12 +19,16 @@ class IdMap:
     """Id -> row, in order of last use. Rows are freed only by `evict`, so that a batch never loses one half-way.
 
     State: the ids in order of last use (oldest first) with their rows, and the free rows.
+
+    Attributes:
+        admitted, evicted: ids that were given a row, and that lost it to make room, since the process started.
     """
 
     def __init__(self, capacity: int) -> None:
         if capacity < 4 * _RESERVE:
             raise SettingsError(f"a table needs at least {4 * _RESERVE} rows, got {capacity}")
         self.capacity = capacity
+        self.admitted = self.evicted = 0
         self._rows: dict[str, int] = {}
         self.ids: list[str | None] = []
         self._free: list[int] = []
@@ -49,6 +53,7 @@ class IdMap:
         return row
 
     def _take(self, id_: str) -> int:
+        self.admitted += 1
         if self._free:
             row = self._free.pop()
             self.ids[row] = id_
@@ -71,6 +76,7 @@ class IdMap:
         room = self.capacity - len(self._rows)
         wanted = max(_RESERVE, self.capacity // 64) - room if room < _RESERVE else 0
         oldest = [id_ for id_, _ in zip(self._rows, range(wanted), strict=False)]
+        self.evicted += len(oldest)
         return [(id_, self.remove(id_)) for id_ in oldest]
 
     def snapshot(self, into: Snapshot) -> None:

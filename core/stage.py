@@ -1,14 +1,17 @@
 """The contracts: what a host may ask of a stage, and what the learner stage asks of its parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import polars as pl
 
 from core.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from core.ids import IdMap  # which needs SEGMENT_ROWS
 
 SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
 
@@ -100,6 +103,10 @@ class Learner(Protocol):
     """One part of the learner stage. Parts run in a fixed order and may read what earlier ones added to `examples.columns`."""
 
     name: str
+
+    @property
+    def tables(self) -> "Mapping[str, IdMap]":
+        """The ids that it has rows for, by kind: "users", "items"."""
 
     def learn_many(self, examples: Examples) -> None:
         """Learn row by row, in order: one call with n rows equals n calls with one."""

@@ -184,6 +184,11 @@ class ItemFeatures:
         for id_, row in self.ids.evict():
             self._forget(id_, row, ordinal)
 
+    @property
+    def tables(self) -> dict[str, IdMap]:
+        """The ids with rows: "items"."""
+        return {"items": self.ids}
+
     def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
         """float32 [n]: log2 of each item's popularity count decayed to the clock, the same for every user; NaN without an event."""
         rows = self.ids.lookup(item_ids)

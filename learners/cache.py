@@ -133,6 +133,13 @@ class ParameterCache:
         near = recommend.nearest(state, self.config, item_id, neighbours)
         return _item(state.items, item_id, tuple(Neighbour(*pair) for pair in near))
 
+    def known_until_ms(self, user_id: str) -> int:
+        """Event time of the newest event behind what is known of a user; MIN_MS where nothing is."""
+        users = self.state.users
+        row = users.row(user_id)
+        known = [int(table.cell(row, "event_ms")) for table in users.tables.values() if row >= 0 and table.has(row)]
+        return max(known, default=MIN_MS)
+
     def codebook(self, codebook_version: int) -> dict[int, bytes]:
         """Level -> centroids as published (float32, little endian); empty where the version is unknown."""
         space = self.state.codebooks

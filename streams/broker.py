@@ -16,7 +16,6 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -28,12 +27,12 @@ from types import TracebackType
 from typing import Self
 
 from core.errors import FreshetError, SettingsError
+from streams.broker_address import HOST, answers
 from streams.jars import BrokerUnavailable, Progress, resolve
 
 _logger = logging.getLogger(__name__)
 
 MIN_JAVA = 17
-HOST = "127.0.0.1"
 READY_SECONDS = 60.0  # a start takes 2 s alone and 5 s after a SIGKILL; the rest is for machines that are busy
 STOP_SECONDS = 10.0  # then SIGKILL
 START_ATTEMPTS = 5
@@ -333,25 +332,6 @@ def taken(port: int) -> bool:
     except OSError:
         return True
     return False
-
-
-def answers(port: int, cluster_id: str) -> bool:
-    """Whether the broker of this cluster says, to a Metadata request (version 2), that it has a live broker: itself.
-
-    An open port is not enough: it may be another process's, and a broker not yet registered can take no topic.
-    Source: the Kafka protocol guide, Metadata API.
-    """
-    header = struct.pack(">hhih", 3, 2, 0, -1)  # Metadata, version 2, correlation id 0, no client id
-    request = header + struct.pack(">i", 0)  # about no topic
-    try:
-        with socket.create_connection((HOST, port), timeout=2) as connection, connection.makefile("rb") as stream:
-            connection.sendall(struct.pack(">i", len(request)) + request)
-            (length,) = struct.unpack(">i", stream.read(4))
-            answer = stream.read(min(length, 1 << 16))
-            _, brokers = struct.unpack(">ii", answer[:8])
-    except (OSError, struct.error):  # refused, closed half-way, or not Kafka
-        return False
-    return bool(brokers > 0 and cluster_id.encode() in answer)
 
 
 def log_end(logfile: Path) -> str:

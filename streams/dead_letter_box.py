@@ -154,7 +154,7 @@ class DeadLetterBox:
         ends = await self._reader.end_offsets(self._letters)  # of all before the first: what is sent back may be refused again meanwhile
         for tp in self._letters:
             async for record in stretch(self._reader, tp, stop=ends[tp]):
-                letter = _letter(record, self.topic)
+                letter = letter_of(record, self.topic)
                 if letter is None or not choice.takes(letter):
                     continue
                 if letter.context is None or seen.add(letter.context.partition, letter.context.offset):
@@ -218,7 +218,7 @@ class DeadLetterBox:
     async def _only_ours(self, marks: _Marks, offset: int) -> None:
         """The order of the marks decides between two replays: what another one may have begun to send is left to it."""
         async for record in stretch(self._finder, self._letters[0], marks.next_offset, offset):
-            if record.offset != self._own_mark and _mark(record):
+            if record.offset != self._own_mark and mark_of(record):
                 raise SettingsError(f"another `freshet dlt replay` sends letters of {self.topic}: let it end, then start this one again")
 
     async def _hand_over(self, client: Producer, letter: Letter) -> "asyncio.Future[Any]":
@@ -240,7 +240,7 @@ class DeadLetterBox:
     async def _marks(self) -> _Marks:
         marks = _Marks()
         async for record in stretch(self._finder, self._letters[0]):
-            if mark := _mark(record):
+            if mark := mark_of(record):
                 marks.take(mark, record.timestamp)
             marks.next_offset = record.offset + 1
         return marks
@@ -313,7 +313,16 @@ def checked(choice: Choice) -> Choice:
     return choice
 
 
-def _letter(record: Any, topic: str) -> Letter | None:
+def readable(raw: bytes | None, most_bytes: int) -> str:
+    """Text that a terminal can do nothing odd with: what cannot be printed is escaped, what is long is cut."""
+    if raw is None:
+        return "(null)"
+    text = raw[:most_bytes].decode("utf-8", "backslashreplace")
+    rest = f"... and {len(raw) - most_bytes:,} bytes more" if len(raw) > most_bytes else ""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) + rest
+
+
+def letter_of(record: Any, topic: str) -> Letter | None:
     """A record of a dead-letter topic as a letter; None of a mark."""
     context = read(record.headers)
     if context is None and any(name == MARK for name, _ in record.headers):
@@ -323,7 +332,7 @@ def _letter(record: Any, topic: str) -> Letter | None:
     return Letter(ours, RawMessage(record.key, record.value, headers, record.timestamp, record.offset))
 
 
-def _mark(record: Any) -> Mark | None:
+def mark_of(record: Any) -> Mark | None:
     """A record as a mark; None of a letter, whatever headers its message had."""
     marked = any(name == MARK for name, _ in record.headers) and read(record.headers) is None
     return msgspec.json.decode(record.value, type=Mark) if marked else None

@@ -1,6 +1,5 @@
 """Keeps a ParameterCache up to date from Kafka, on a thread of its own beside the readers."""
 
-import asyncio
 import logging
 import threading
 import time
@@ -11,12 +10,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from core.errors import FreshetError
 from learners.cache import ParameterCache
 from monitoring.metrics import Metrics
+from streams.following import Follower
 from streams.parameters import Assembler
 from streams.reading import at, consumer
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
-RETRY_SECONDS = 2.0
 MEASURE_SECONDS = 5.0  # between two looks at the cache's size
 
 
@@ -51,16 +50,14 @@ class ParameterFeed:
     def __init__(self, s: Settings, cache: ParameterCache, metrics: Metrics) -> None:
         self.s, self.cache, self.metrics = s, cache, metrics
         self._state: str | None = "the parameters feed has not started"
-        self._stop = threading.Event()
         self.freshness = FreshnessWindow()
-        self._thread = threading.Thread(target=self._run, name="parameters", daemon=True)
+        self._follower = Follower("parameters", self._follow, self._failed)
 
     def start(self) -> None:
-        self._thread.start()
+        self._follower.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
+        self._follower.stop()
 
     def waiting(self) -> str | None:
         return self._state
@@ -72,42 +69,42 @@ class ParameterFeed:
         told: dict[str, object] = {"waiting": self._state, "versions": self.cache.versions}
         return {**told, "freshness_ms": self.freshness.quantiles()} if freshness else told
 
-    def _run(self) -> None:
-        asyncio.run(self._follow_for_ever())
-
-    async def _follow_for_ever(self) -> None:
+    def _failed(self, error: Exception) -> None:
         """The cache goes on answering from what it has while Kafka is away."""
-        while not self._stop.is_set():
-            try:
-                await self._follow()
-            except Exception as error:  # noqa: BLE001  # a server must outlive its broker
-                self._state = f"the parameters feed failed and tries again: {error}"
-                log.warning("%s", self._state)
-                await asyncio.sleep(RETRY_SECONDS)
+        self._state = f"the parameters feed failed and tries again: {error}"
+        log.warning("%s", self._state)
 
-    async def _follow(self) -> None:
+    async def _follow(self, stop: threading.Event) -> None:
         reader = consumer(self.s)
         await reader.start()
         try:
             tp = TopicPartition(self.s.parameters_topic, 0)
             end = (await reader.end_offsets([tp]))[tp]
             at(reader, await reader.beginning_offsets([tp]))
-            await self._read(reader, tp, end)
+            await self._read(reader, tp, end, stop)
         finally:
             await reader.stop()
 
-    async def _read(self, reader: AIOKafkaConsumer, tp: TopicPartition, caught_up: int) -> None:
+    async def _read(self, reader: AIOKafkaConsumer, tp: TopicPartition, caught_up: int, stop: threading.Event) -> None:
         """Apply publications as they come; ready once what was there at the start is applied."""
-        assembler, live, measure_at = Assembler(), False, 0.0
+        assembler, live, measure_at, seen_seconds = Assembler(), False, 0.0, time.time()
         self._state = f"reading {caught_up} records of parameters"
-        while not self._stop.is_set():
+        while not stop.is_set():
             for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):
                 self._take(assembler, record, live)
+                seen_seconds = record.timestamp / 1000
             if time.monotonic() >= measure_at:
                 measure_at = time.monotonic() + MEASURE_SECONDS
-                self.metrics.cached({table: size.rows for table, size in self.cache.sizes.items()}, {})
+                await self._measure(reader, tp, seen_seconds)
             if not live and await reader.position(tp) >= caught_up:
                 live, self._state = True, None
+
+    async def _measure(self, reader: AIOKafkaConsumer, tp: TopicPartition, seen_seconds: float) -> None:
+        """What the cache holds, and how far it is behind the newest record of `parameters`."""
+        for table, size in self.cache.sizes.items():
+            self.metrics.cached(table, size.rows, size.bytes)
+        behind = max(0, (reader.highwater(tp) or 0) - await reader.position(tp))
+        self.metrics.lag("server", tp.topic, tp.partition, behind, time.time() - seen_seconds if behind else 0.0)
 
     def _take(self, assembler: Assembler, record: object, live: bool) -> None:
         try:
@@ -121,7 +118,7 @@ class ParameterFeed:
         applied = self.cache.apply(part.writer, publication, part.lineage)
         self.metrics.refused("nonfinite", applied.nonfinite)
         self.metrics.refused("stale", applied.stale)
-        self.metrics.cached({}, {part.writer: publication.version})
+        self.metrics.applied(part.writer, publication.version)
         if live:  # a backlog says nothing about freshness
             seconds = time.time() - publication.sent_ms.astype(np.float64) / 1000
             self.metrics.visible(seconds)

@@ -21,6 +21,7 @@ from core.position import REBUILD, Range, Record
 from core.stage import Publication, Stage
 from monitoring.metrics import Metrics
 from streams.checkpoints import Checkpoints, Pending
+from streams.observers import Observer
 from streams.outbox import Outbox
 from streams.parameters import to_records
 from streams.settings import Settings
@@ -30,8 +31,7 @@ log = logging.getLogger(__name__)
 REPUBLISH_SECONDS = 1.0  # a walk through the store begins with a seek: not with each publication
 SHORT_BYTES = 32 << 10  # of input, compressed: about 500 events, 10 ms in the learner
 T = TypeVar("T")
-Observe = Callable[[Sequence[pl.DataFrame]], None]  # told the outputs of some records, to count what they show
-Observer = Callable[[Stage, Metrics], Observe]  # made once the stage is restored
+Watch = Callable[[Stage, Metrics], Observer]  # called once the stage is restored
 
 
 class StageHost:
@@ -48,18 +48,20 @@ class StageHost:
         outbox: Outbox,
         writer: Writer,
         metrics: Metrics,
-        observer: Observer,
+        watch: Watch,
         on_durable: Callable[[int], Awaitable[None]],
         publish_ms: int,
     ) -> None:
         self.s, self.name, self.driver, self.outbox, self.writer, self.metrics = s, name, driver, outbox, writer, metrics
         self.partition = driver.positions.own.partition
         self.checkpoints = checkpoints_of(s, name, self.partition)
-        self._observer, self._on_durable, self._publish_seconds = observer, on_durable, publish_ms / 1000
+        self._watch, self._on_durable, self._publish_seconds = watch, on_durable, publish_ms / 1000
+        self._observer: Observer | None = None  # until the stage is restored
         self.seen_seconds = time.time()  # Kafka timestamp of the last record applied
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-{self.partition}")
         self._turn, self._publishing, self._stage = asyncio.Lock(), asyncio.Lock(), asyncio.Lock()
         self._republished_at = self._round_at = time.monotonic()
+        self._version = 0  # of the newest publication
         self._unpublished_bytes = 0  # of the input since the last publication
         self._dirty = asyncio.Event()
         self._closed = False
@@ -70,6 +72,11 @@ class StageHost:
         self._checkpoint_at = time.monotonic() + s.checkpoint_seconds * (1 - self.partition * 0.618 % 1)
         self._checkpointed = 0
         self._publisher = asyncio.create_task(self._publish_when_dirty())
+
+    @property
+    def writer_name(self) -> str:
+        """By which readers of `parameters` know this stage partition."""
+        return f"{self.name}/{self.partition}"
 
     @property
     def next_offset(self) -> int:
@@ -85,7 +92,9 @@ class StageHost:
         self._previous = await self._run(self.checkpoints.newest)
         if self._previous is not None:
             await self._run(self.driver.restore, self._previous)
-        self._observe = self._observer(self.driver.stage, self.metrics)
+        self._observer = self._watch(self.driver.stage, self.metrics)
+        made_at = time.time() if self._previous is None else self._previous.stat().st_mtime
+        self.metrics.opened(self.name, self.partition, made_at)
         positions = self.driver.positions
         self._checkpointed = positions.next_offset
         if positions.next_offset < first:
@@ -107,6 +116,8 @@ class StageHost:
         """Called now and then: raises what a background task failed with, and checkpoints what an idle log left behind."""
         self._check()
         self._dirty.set()  # an idle stage goes on publishing old rows
+        if self._observer is not None and not self._closed:
+            self._observer.look()
         if not self._turn.locked() and not self._closed:
             async with self._turn:
                 await self._checkpoint_if_due()
@@ -128,7 +139,8 @@ class StageHost:
         with self.metrics.timed_stage(self.name):
             outputs = self.driver.apply_all(found)
         self.metrics.skipped(self.name, positions.skipped_rows - skipped)
-        self._observe([rows for _, rows in outputs])
+        if self._observer is not None:
+            self._observer.applied([rows for _, rows in outputs])
         return [(Range(positions.own, record.offset, record.offset + 1), rows) for record, rows in outputs]
 
     async def _publish_when_dirty(self) -> None:
@@ -142,8 +154,11 @@ class StageHost:
 
     async def _publish(self) -> None:
         size_bytes, self._unpublished_bytes = self._unpublished_bytes, 0
-        for value, headers in await self._call(size_bytes, self._publication):
+        records = await self._call(size_bytes, self._publication)
+        for value, headers in records:
             await self.writer.post(self.s.parameters_topic, 0, value, headers)
+        if records:
+            self.metrics.published(self.writer_name, self._version)
 
     def _publication(self) -> list[tuple[bytes, Headers]]:
         self._touch_next()
@@ -151,8 +166,9 @@ class StageHost:
         if publication is None:
             return []
         with self.metrics.timed_publish(self.name):
-            own = self.driver.positions.own
-            return to_records(publication, f"{self.name}/{self.partition}", own.topic_id)
+            records = to_records(publication, self.writer_name, self.driver.positions.own.topic_id)
+        self._version = publication.version
+        return records
 
     def _touch_next(self) -> None:
         """Old rows go out once more, a slice a second: so `parameters` holds every row, however long ago it changed."""

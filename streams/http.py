@@ -1,14 +1,12 @@
 """The HTTP face of the serving cache: lists, items, health, metrics. Asking costs less than a thread hop, so handlers run in the loop."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import FastAPI, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Header, Query, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
@@ -16,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from learners.cache import Item, ParameterCache
 from learners.recommend import LINKS, Recommendations, RequestError
+from streams.problems import PROBLEMS, Problem, add_problems
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 Observe = Callable[[str, float], None]
@@ -56,18 +55,6 @@ class ItemAnswer(BaseModel):
     neighbours: list[NeighbourAnswer]
 
 
-class Problem(BaseModel):
-    """RFC 9457."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str = Field(description="What is wrong, and what would do")
-
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {400: {"model": Problem}, 404: {"model": Problem}}
-
-
 Status = Callable[[bool, bool], dict[str, object]]  # reset, freshness
 
 
@@ -88,12 +75,12 @@ def create_app(
         status: what /v1/status answers; None leaves the path out.
     """
     app = FastAPI(title="Freshet", description="Recommendations from what was learned a moment ago.", lifespan=lifespan)
-    _add_problems(app)
+    add_problems(app)
     _add_recommend(app, cache, observe)
     _add_items(app, cache)
     _add_health(app, ready)
     if registry is not None:
-        _add_metrics(app, registry)
+        add_metrics(app, registry)
     if status is not None:
         _add_status(app, status)
     return app
@@ -139,7 +126,9 @@ def _add_health(app: FastAPI, ready: Callable[[], str | None]) -> None:
         return {"status": "ready"}
 
 
-def _add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
+def add_metrics(app: FastAPI, registry: CollectorRegistry) -> None:
+    """`/metrics` of this process."""
+
     @app.get("/metrics", response_class=Response)
     async def metrics(accept: Annotated[str, Header()] = "") -> Response:
         """Prometheus text, OpenMetrics where it is asked for."""
@@ -190,26 +179,3 @@ def _item_body(known: Item) -> dict[str, object]:
         "event_ms": known.event_ms,
         "neighbours": [neighbour._asdict() for neighbour in known.neighbours],
     }
-
-
-def _add_problems(app: FastAPI) -> None:
-    @app.exception_handler(RequestError)
-    async def on_request_error(request: Request, error: RequestError) -> Response:
-        return _problem(400, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
-        return _problem(400, "; ".join(_fault(e["loc"], e["msg"], e["input"]) for e in error.errors()))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> Response:
-        return _problem(error.status_code, error.detail, error.headers)
-
-
-def _fault(location: Sequence[str | int], message: str, given: object) -> str:
-    return f"{location[-1]}: {message} (got {given!r})"
-
-
-def _problem(status: int, detail: str, headers: Any = None) -> Response:
-    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
-    return Response(body.model_dump_json(), status, headers, media_type="application/problem+json")

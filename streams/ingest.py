@@ -19,6 +19,7 @@ from streams.contract import Limits
 from streams.dead_letters import headers as dead_headers
 from streams.dead_letters import key_of, topic_of
 from streams.decode import Decoded, EventDecoder, ItemDecoder, RawMessage
+from streams.lag import LAG_SECONDS, MEMBERS_SECONDS, Members, SourceLag, every
 from streams.packing import WRITER, Chunk, Output, Packed, Packer
 from streams.reading import at, stamp_of, stretch
 from streams.settings import Settings
@@ -39,9 +40,19 @@ class Ingest:
             s.items_topic: ItemDecoder(limits),
         }
         self._sources = {(u.topic, u.partition): u for u in packer.ends}
+        self._lag = SourceLag(consumer, packer.ends, metrics)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set, or a send fails (then it raises, and the next start goes on from the log)."""
+        measuring = [asyncio.create_task(every(LAG_SECONDS, self._lag.measure))]
+        measuring.append(asyncio.create_task(every(MEMBERS_SECONDS, Members(self.s, self.metrics).measure)))
+        try:
+            await self._run(stop)
+        finally:
+            for task in measuring:
+                task.cancel()
+
+    async def _run(self, stop: asyncio.Event) -> None:
         tick_at = time.monotonic()
         while not stop.is_set():
             messages = await self._poll()
@@ -72,6 +83,8 @@ class Ingest:
             await self._bury(source, decoded)
             chunks[source] = Chunk(decoded.rows, records[-1].offset + 1)
         await self._send(self.packer.pack(chunks))
+        for source, records in messages.items():
+            self._lag.saw(source, records[-1].timestamp)
 
     def _decode(self, source: Upstream, records: Sequence[Any]) -> Decoded:
         raw = [RawMessage(r.key, r.value, r.headers, r.timestamp, r.offset) for r in records]

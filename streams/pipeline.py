@@ -3,11 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import polars as pl
-
 from core.composite import CompositeStage
 from core.position import Upstream
-from core.schemas import EVENT
 from core.stage import Learner, Stage
 from features.config import ItemConfig, UserConfig
 from features.item_stage import ItemFeatures
@@ -18,7 +15,6 @@ from learners.supa.config import POSITIVE_TYPES, SupaConfig
 from learners.supa.learner import SupaLearner
 from learners.tokenizer.config import TokenizerConfig
 from learners.tokenizer.learner import TokenizerLearner
-from monitoring.metrics import Metrics
 from streams.settings import Settings
 
 FEATURES = "features"  # name of the user stage: its consumer group, checkpoints and metrics
@@ -77,39 +73,3 @@ def learner_stage(s: Settings, batches_partitions: int, parts: Sequence[str] = P
 def cache(s: Settings) -> ParameterCache:
     """An empty serving cache."""
     return ParameterCache(CacheConfig(popularity_weight=s.popularity_weight))
-
-
-class FeatureObserver:
-    """Counts what the feature stage decided: outcomes, and the age of accepted events."""
-
-    def __init__(self, stage: Stage, metrics: Metrics) -> None:
-        assert isinstance(stage, UserStage)
-        self._stage, self._metrics = stage, metrics
-        self._counted = dict(stage.outcomes)
-
-    def __call__(self, outputs: Sequence[pl.DataFrame]) -> None:
-        for outcome, total in self._stage.outcomes.items():
-            self._metrics.judged(outcome, total - self._counted[outcome])
-        self._counted = dict(self._stage.outcomes)
-        for rows in outputs:
-            ages_ms = rows["sent_ms"].to_numpy() - rows["ts_ms"].to_numpy()
-            self._metrics.aged(ages_ms[rows["kind"].to_numpy() == EVENT] / 1000)
-
-
-class LearnerObserver:
-    """Counts updates by part."""
-
-    def __init__(self, stage: Stage, metrics: Metrics) -> None:
-        assert isinstance(stage, CompositeStage)
-        self._stage, self._metrics = stage, metrics
-        self._counted = self._totals()
-
-    def _totals(self) -> dict[str, tuple[int, int]]:
-        return {p.name: (p.updates, p.nonfinite_updates) for p in self._stage.parts if isinstance(p, SupaLearner)}
-
-    def __call__(self, outputs: Sequence[pl.DataFrame]) -> None:
-        totals = self._totals()
-        for name, (updates, nonfinite) in totals.items():
-            before = self._counted[name]
-            self._metrics.updated(name, updates - before[0], nonfinite - before[1])
-        self._counted = totals

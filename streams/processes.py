@@ -1,9 +1,10 @@
-"""The four processes of a running Freshet, each a function of the settings that ends when it is told to.
+"""The five processes of a running Freshet, each a function of the settings that ends when it is told to.
 
 ingest     events, items -> batches, examples
 features   batches -> examples, parameters
 learner    examples -> parameters
 server     parameters -> HTTP
+page       what the others measure, and dead letters -> HTTP
 """
 
 import asyncio
@@ -33,6 +34,9 @@ from streams import pipeline, topics
 from streams.feed import ParameterFeed
 from streams.http import create_app
 from streams.ingest import Ingest, open_packer
+from streams.judge import Judge
+from streams.observers import FeatureObserver, LearnerObserver
+from streams.page.app import create_page
 from streams.reading import consumer
 from streams.settings import SUPERVISED, Settings
 from streams.warm import warm_up
@@ -69,7 +73,7 @@ async def features(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
         def stage(upstream: Upstream) -> Stage:
             return pipeline.user_stage(s, upstream, directory / str(upstream.partition))
 
-        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, pipeline.FeatureObserver, s.history_publish_ms)
+        worker = StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics, FeatureObserver, s.history_publish_ms)
         await worker.run(stop)
 
 
@@ -83,7 +87,7 @@ async def learner(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     def stage(_: Upstream) -> Stage:
         return pipeline.learner_stage(s, partitions)
 
-    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, pipeline.LearnerObserver, s.publish_ms).run(stop)
+    await StageWorker(s, pipeline.LEARNER, s.examples_topic, stage, metrics, LearnerObserver, s.publish_ms).run(stop)
 
 
 async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:
@@ -91,18 +95,31 @@ async def server(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: C
     listening = bound(s.http_host, s.http_port, "http_port")
     await asyncio.to_thread(warm_up, s)
     cache = pipeline.cache(s)
-    feed = ParameterFeed(s, cache, metrics)
+    feed, judge = ParameterFeed(s, cache, metrics), Judge(s, cache, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         feed.start()
+        judge.start()
         yield
+        await asyncio.to_thread(judge.stop)
         await asyncio.to_thread(feed.stop)
 
     app = create_app(cache, registry, feed.waiting, lifespan, metrics.served, feed.status)
-    config = uvicorn.Config(app, s.http_host, s.http_port, log_level="warning", access_log=False, lifespan="on")
-    http = _Server(config)
     log.info("the server listens at http://%s:%d", *listening.getsockname()[:2])
+    await _serve(app, listening, stop)
+
+
+async def page(s: Settings, metrics: Metrics, stop: asyncio.Event, registry: CollectorRegistry) -> None:
+    """The live page. It holds no state, and costs next to nothing while nobody looks at it."""
+    listening = bound(s.http_host, s.page_port, "page_port")
+    log.info("the page is at http://%s:%d", *listening.getsockname()[:2])
+    await _serve(create_page(s, registry), listening, stop)
+
+
+async def _serve(app: FastAPI, listening: socket.socket, stop: asyncio.Event) -> None:
+    """Answer at that socket until told to stop."""
+    http = _Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on"))
     ended = asyncio.create_task(http.serve([listening]))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -155,7 +172,9 @@ PROCESSES: dict[str, Process] = {
     "features": lambda s, metrics, stop, registry: features(s, metrics, stop),
     "learner": lambda s, metrics, stop, registry: learner(s, metrics, stop),
     "server": server,
+    "page": page,
 }
+OWN_METRICS = {"server", "page"}  # they serve /metrics at the port that they have anyway
 
 
 def run(name: str, s: Settings) -> None:
@@ -163,8 +182,8 @@ def run(name: str, s: Settings) -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    metrics = Metrics(registry)
-    if s.metrics_port and name != "server":
+    metrics = Metrics(registry, name)
+    if s.metrics_port and name not in OWN_METRICS:
         bound(s.http_host, s.metrics_port, "metrics_port").close()
         start_http_server(s.metrics_port, s.http_host, registry)
     uvloop.run(_until_told(lambda stop: PROCESSES[name](s, metrics, stop, registry)))
@@ -208,6 +227,12 @@ def bound(host: str, port: int, setting: str) -> socket.socket:
         raise SettingsError(
             f"port {port} at {host} cannot be used ({error.strerror}): set {name} to another one, 0 for a free one"
         ) from error
+
+
+def address(host: str, port: int) -> str:
+    """How this machine reaches a port that listens at `host`, which may stand for all addresses."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
 
 
 def free_port(host: str = "127.0.0.1") -> int:

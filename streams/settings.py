@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     http_port: int = Field(8080, ge=0, le=65535, description="Port of the server; 0 takes a free one")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of this process's /metrics where it has no server; 0: none")
     broker_port: int = Field(0, ge=0, le=65535, description="Port of the embedded broker; 0 takes a free one")
+    page_port: int = Field(8090, ge=0, le=65535, description="Port of the page; 0 takes a free one")
+    metrics_targets: dict[str, str] = Field({}, description="Process -> URL of its /metrics, for the page to read; `freshet up` fills it in")
+    server_url: str = Field("http://127.0.0.1:8080", description="Base address of the server that the page asks for lists")
 
     # Topics
     events_topic: str = Field("events", description="Where producers write")
@@ -79,6 +82,8 @@ class Settings(BaseSettings):
 
     # Serving
     popularity_weight: float = Field(5.0, ge=0, description="Of log popularity beside the learned score in personal lists")
+
+    judged_clicks_per_second: float = Field(10.0, ge=0, description="Clicks that a server looks for in its lists, at most; 0: none")
 
     # Running
     publish_ms: int = Field(10, ge=0, description="Least time between two publications of the learner")

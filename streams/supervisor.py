@@ -17,7 +17,7 @@ from streams.broker import EmbeddedBroker
 from streams.settings import SUPERVISED, Settings
 
 log = logging.getLogger(__name__)
-COMMANDS = {"ingest": "ingest", "features": "worker", "learner": "learn", "server": "serve"}
+COMMANDS = {"ingest": "ingest", "features": "worker", "learner": "learn", "server": "serve", "page": "page"}
 STOP_SECONDS = 20.0
 # The processes are the parallelism: pools of threads inside each would only take turns on the same cores.
 ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")

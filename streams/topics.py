@@ -11,6 +11,7 @@ from kafka.admin import MemberToRemove, NewTopic, OffsetSpec
 from kafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    GroupIdNotFoundError,
     KafkaError,
     NoError,
     NotCoordinatorError,
@@ -141,6 +142,13 @@ class Admin:
     def _offset(self, upstream: Upstream, which: OffsetSpec) -> int:
         tp = TopicPartition(upstream.topic, upstream.partition)
         return int(self.client.list_partition_offsets({tp: which})[tp].offset)
+
+    def members(self, group: str) -> int:
+        """Workers in a group; one that went without a word counts until its session ends."""
+        try:
+            return len(_patiently(lambda: self.client.describe_groups([group]))[group]["members"])
+        except GroupIdNotFoundError:  # nobody ever joined it
+            return 0
 
     def committed(self, group: str, tps: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """The group's offsets; a partition without one is left out."""

@@ -26,8 +26,9 @@ from core.position import REBUILD, Record, Upstream
 from core.schemas import decode
 from core.stage import Stage
 from monitoring.metrics import Metrics
-from streams.host import Observer, StageHost, checkpoints_of
+from streams.host import StageHost, Watch, checkpoints_of
 from streams.inbox import Inbox
+from streams.lag import LAG_SECONDS, every
 from streams.outbox import Outbox
 from streams.reading import stamp_of
 from streams.settings import Settings
@@ -41,7 +42,6 @@ FETCH_WAIT_MS = 20  # Faust waits 1500 ms: a partition left out of a fetch under
 BUFFERED_RECORDS = 32  # in front of the agent; a record can hold megabytes
 FETCH_BYTES = 8 << 20
 STOP_SECONDS = 5.0  # each of: Faust, the last checkpoints, the producer
-LAG_SECONDS = 5.0
 REREAD_SECONDS = 60.0  # then what is missing is missing in the log
 
 
@@ -74,10 +74,8 @@ class _Missing(NamedTuple):
 class StageWorker:
     """One process of the consumer group `<namespace><name>`: a stage for each partition that it is given."""
 
-    def __init__(
-        self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, observer: Observer, publish_ms: int
-    ) -> None:
-        self.s, self.name, self.topic, self.factory, self.metrics, self.observer = s, name, topic, factory, metrics, observer
+    def __init__(self, s: Settings, name: str, topic: str, factory: StageFactory, metrics: Metrics, watch: Watch, publish_ms: int) -> None:
+        self.s, self.name, self.topic, self.factory, self.metrics, self.watch = s, name, topic, factory, metrics, watch
         self._publish_ms = publish_ms
         self.group = f"{s.namespace}{name}"
         self.writer = Writer(producer(s))
@@ -129,7 +127,8 @@ class StageWorker:
         await asyncio.to_thread(self._prepare)
         await self.writer.start()
         await self.app.start()
-        watching: list[asyncio.Task[Any]] = [asyncio.create_task(c) for c in (self._watch(), self._measure_lag(), stop.wait())]
+        background = (self._watch(), every(LAG_SECONDS, self._measure_lag), stop.wait())
+        watching: list[asyncio.Task[Any]] = [asyncio.create_task(task) for task in background]
         try:
             await asyncio.wait({self.failure, *watching}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -201,6 +200,7 @@ class StageWorker:
         finally:
             del self._hosts[partition]
             await host.close()
+            self.metrics.left(self.name, self.topic, partition)
 
     def _served(self, serving: "asyncio.Task[None]") -> None:
         if not serving.cancelled() and (error := serving.exception()):
@@ -259,7 +259,7 @@ class StageWorker:
             self.outbox,
             self.writer,
             self.metrics,
-            self.observer,
+            self.watch,
             acknowledge,
             self._publish_ms,
         )
@@ -305,18 +305,12 @@ class StageWorker:
             await asyncio.sleep(0.5)
 
     async def _measure_lag(self) -> None:
-        """Kafka's end offset against our own position, every few seconds. A cluster that does not answer stops no stage."""
-        while True:
-            try:
-                ends = await asyncio.to_thread(self._ends)
-            except Exception as error:  # noqa: BLE001  # a figure is missing, no more
-                log.warning("the lag is not known: %r", error)
-                ends = {}
-            for partition, host in list(self._hosts.items()):
-                if partition in ends:
-                    behind = max(0, ends[partition] - host.next_offset)
-                    self.metrics.lag(self.name, partition, behind, time.time() - host.seen_seconds if behind else 0.0)
-            await asyncio.sleep(LAG_SECONDS)
+        """Kafka's end offset against our own position."""
+        ends = await asyncio.to_thread(self._ends)
+        for partition, host in list(self._hosts.items()):
+            behind = max(0, ends[partition] - host.next_offset)
+            seconds = time.time() - host.seen_seconds if behind else 0.0
+            self.metrics.lag(self.name, self.topic, partition, behind, seconds)
 
     def _ends(self) -> dict[int, int]:
         with admin(self.s) as cluster:

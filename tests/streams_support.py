@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from core.position import Upstream
 from monitoring.metrics import Metrics
 from streams import pipeline, processes, topics
+from streams.observers import FeatureObserver
 from streams.reading import at, consumer
 from streams.settings import Settings
 from streams.worker import StageWorker
@@ -39,7 +40,7 @@ def compute_features(s: Settings, work_dir: Path) -> None:
         return pipeline.user_stage(s, upstream, work_dir / str(upstream.partition))
 
     async def work(stop: asyncio.Event) -> None:
-        await StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics(), pipeline.FeatureObserver, s.history_publish_ms).run(stop)
+        await StageWorker(s, pipeline.FEATURES, s.batches_topic, stage, metrics(), FeatureObserver, s.history_publish_ms).run(stop)
 
     try:
         asyncio.run(_until(work, lambda: live.checkpointed(s, pipeline.FEATURES, s.batches_topic) == ends))

@@ -20,6 +20,7 @@ SERVED = 0  # the relation whose contexts are served
 LANES = 8  # independent sums of a dot product: one fixed order that the compiler may still vectorise
 TRIES = 3  # draws per negative before the edge goes with fewer
 EPSILON = 1e-10
+LOSS_SHARE = 1 / 4096  # of one end's loss in the moving average: the last few thousand edges
 TINY = 1e-300  # keeps a softmax defined where every term but one is 0
 _NEGATIVES, _WALKS, _START = np.uint64(0x53500000), np.uint64(0x53500010), np.uint64(0x53500020)  # random streams, + table
 
@@ -63,16 +64,18 @@ class Scratch(NamedTuple):
     slope: np.ndarray  # float64 [slots], the loss by each slot's logit
     h: np.ndarray  # float32 [d], h* of the end
     gradient: np.ndarray  # float32 [d], the loss by h*
+    loss: np.ndarray  # float64 [2]: moving average of what the ends lost before they learned, times its weight; the weight
 
 
 @compiled
-def new_scratch(rule: Rule, dimensions: int) -> Scratch:
-    """Room for the targets, negatives and gradients of one end."""
+def new_scratch(rule: Rule, dimensions: int, loss: np.ndarray) -> Scratch:
+    """Room for the targets, negatives and gradients of one end; `loss` goes on."""
     hops = rule.walk.walks * rule.walk.length
     capacity, words = 1 + hops + rule.negatives, max(TRIES * rule.negatives, hops) // 2 + 1
     rows, relations, weights = np.empty(capacity, np.int32), np.empty(capacity, np.int64), np.empty(capacity, np.float64)
     slots = Slots(rows, relations, weights, np.empty(words, np.uint64))
-    return Scratch(slots, np.empty(capacity, np.float64), np.empty(dimensions, np.float32), np.empty(dimensions, np.float32))
+    h, gradient = np.empty(dimensions, np.float32), np.empty(dimensions, np.float32)
+    return Scratch(slots, np.empty(capacity, np.float64), h, gradient, loss)
 
 
 @inlined
@@ -166,6 +169,13 @@ def slopes(slots: Slots, count: int, slope: np.ndarray) -> None:
             slope[k] *= pull
 
 
+@inlined
+def lose(slope: float, loss: np.ndarray) -> None:
+    """Add what an end lost on the node that it met: - log of its softmax, which is 1 + the slope of its logit."""
+    loss[0] += LOSS_SHARE * (-math.log(max(1.0 + slope, EPSILON)) - loss[0])
+    loss[1] += LOSS_SHARE * (1.0 - loss[1])
+
+
 @compiled
 def differentiate(own: Table, other: Table, row: int, fade: float, count: int, scratch: Scratch) -> bool:
     """Fill `h`, `slope` and `gradient` of the scratch from its slots; False where a number is not finite. Changes no table."""
@@ -243,6 +253,7 @@ def learn_end(
     fade = decay(float(ts_ms - own.last_ms[row]), rule.walk.unit_ms)
     if not differentiate(own, other, row, fade, count, scratch):
         return False
+    lose(scratch.slope[0], scratch.loss)
     update(own, other, row, fade, count, rule, scratch)
     stamp(own, row, ordinal, ts_ms)
     for k in range(count):
@@ -279,6 +290,7 @@ def learn_run(
     first_ordinal: int,
     rule: Rule,
     item_vector: np.ndarray,
+    loss: np.ndarray,
 ) -> int:
     """Learn the edges of a run of examples in order; returns the updates refused.
 
@@ -288,9 +300,10 @@ def learn_run(
         user_row, item_row: int32 [n]; of an example that is no edge the item's row if it has one, else -1.
         ts_ms: int64 [n].
         item_vector: float32 [n, 2 d], zeros; filled with the item's [c, h] after each example, where it is known.
+        loss: float64 [2], as in `Scratch`. Updated.
     """
     items, d, refused = tables[ITEM], item_vector.shape[1] // 2, 0
-    scratch = new_scratch(rule, d)
+    scratch = new_scratch(rule, d, loss)
     for i in range(relation.shape[0]):
         if relation[i] >= 0:
             refused += learn_edge(tables, (user_row[i], item_row[i]), relation[i], ts_ms[i], first_ordinal + i, rule, scratch)

@@ -185,6 +185,7 @@ class SupaLearner:
         self.users = Nodes(kernel.USER, config.max_users, config)
         self.items = Nodes(kernel.ITEM, config.max_items, config)
         self.updates = self.nonfinite_updates = 0
+        self._loss = np.zeros(2)  # see `kernel.Scratch`; no state: after a restart it begins anew
         self._items_next = False  # whose rows are published once more
         self._rule, self._relation_of = config.rule(), config.relation_of()
 
@@ -218,7 +219,18 @@ class SupaLearner:
         item_row[~edge] = self.items.ids.lookup(compress(items, ~edge))
         tables, ts_ms = (self.users.table, self.items.table), examples.numbers("ts_ms")
         first = examples.first_ordinal
-        self.nonfinite_updates += kernel.learn_run(tables, relation, user_row, item_row, ts_ms, first, self._rule, vectors)
+        self.nonfinite_updates += kernel.learn_run(tables, relation, user_row, item_row, ts_ms, first, self._rule, vectors, self._loss)
+
+    @property
+    def loss(self) -> float:
+        """Moving average, over the last few thousand edges, of what an end lost on the node that it met; NaN before the first."""
+        average, weight = self._loss.tolist()
+        return average / weight if weight else float("nan")
+
+    @property
+    def tables(self) -> dict[str, IdMap]:
+        """The ids with rows: "users" and "items"."""
+        return {"users": self.users.ids, "items": self.items.ids}
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Free the rows longest without an edge, until the next segment fits."""

@@ -165,6 +165,11 @@ class TokenizerLearner:
         return pl.concat([pl.DataFrame(gone, schema=schema, orient="row"), changed])
 
     @property
+    def tables(self) -> dict[str, IdMap]:
+        """The ids with rows: "items"."""
+        return {"items": self._ids}
+
+    @property
     def codebook_version(self) -> int | None:
         """Ordinal at which the published codebook was; None before the first."""
         slot = self._refresh.progress.slot

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core.errors import SettingsError
 from streams import topics
 from streams.broker import EmbeddedBroker
+from streams.broker_address import running_on
 from streams.settings import Settings, load
 from streams.supervisor import kept_running
 
@@ -53,10 +54,16 @@ def cluster(s: Settings, restarted: Callable[[str], None] = lambda name: None) -
         yield s.model_copy(update={"bootstrap_servers": broker.bootstrap_servers})
 
 
-def need_cluster(s: Settings, else_: str = "; `freshet up` prints its own") -> None:
-    """Raises SettingsError where no cluster is given; `else_`: what else the user may do."""
-    if not s.bootstrap_servers:
+def need_cluster(s: Settings, else_: str = ", or start one with `freshet up`") -> Settings:
+    """Settings with `bootstrap_servers` filled in: the given cluster, or the embedded broker that runs on this `data_dir`.
+
+    Raises:
+        SettingsError: there is neither; `else_` says what else the user may do.
+    """
+    found = s.bootstrap_servers or running_on(s.data_dir / "broker")
+    if not found:
         raise SettingsError(f"no cluster: give --bootstrap-servers (FRESHET_BOOTSTRAP_SERVERS){else_}")
+    return s.model_copy(update={"bootstrap_servers": found})
 
 
 def complain(sentence: str) -> None:

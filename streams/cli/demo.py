@@ -16,7 +16,7 @@ from core.errors import FreshetError
 from streams import bundled, pipeline, topics
 from streams.cli.common import cluster, console, progress, settings, tell
 from streams.cli.replay import replay_locally
-from streams.cli.run import running
+from streams.cli.run import running, with_ports
 from streams.client import Client
 from streams.dead_letters import topic_of
 from streams.jars import BrokerUnavailable
@@ -46,7 +46,7 @@ def demo(
     items, messages = list(bundled.item_messages()), list(bundled.event_messages())
     messages = messages[:events] if events else messages
     with terminable(), tempfile.TemporaryDirectory(prefix="freshet-demo-", ignore_cleanup_errors=True) as directory:
-        s = settings(bootstrap_servers, Path(directory), http_port=0, metrics_port=0, broker_port=0)
+        s = with_ports(settings(bootstrap_servers, Path(directory), http_port=0, page_port=0, metrics_port=0, broker_port=0))
         others_use_it = bool(s.bootstrap_servers)
         if others_use_it:
             s = in_own_namespace(s)

@@ -15,7 +15,7 @@ from rich.table import Table
 from core.errors import SettingsError
 from streams import dead_letter_box
 from streams.cli.common import Bootstrap, Namespace, console, need_cluster, settings
-from streams.dead_letter_box import Choice, Count, Letter, Sent
+from streams.dead_letter_box import Choice, Count, Letter, Sent, readable
 from streams.settings import Settings
 
 SHOWN_BYTES = 2_000  # of a value, on a terminal
@@ -107,9 +107,7 @@ def replay(
 
 
 def _settings(bootstrap_servers: str | None, namespace: str | None) -> Settings:
-    s = settings(bootstrap_servers, namespace=namespace)
-    need_cluster(s)
-    return s
+    return need_cluster(settings(bootstrap_servers, namespace=namespace))
 
 
 def _topics(s: Settings, name: str) -> list[str]:
@@ -170,12 +168,7 @@ def _as_text(letter: Letter) -> str:
 
 
 def _safe(raw: bytes | None) -> str:
-    """Text that a terminal can do nothing odd with: what cannot be printed is escaped, what is long is cut."""
-    if raw is None:
-        return "(null)"
-    text = raw[:SHOWN_BYTES].decode("utf-8", "backslashreplace")
-    rest = f"... and {len(raw) - SHOWN_BYTES:,} bytes more" if len(raw) > SHOWN_BYTES else ""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) + rest
+    return readable(raw, SHOWN_BYTES)
 
 
 def _as_json(letter: Letter) -> dict[str, Any]:

@@ -25,8 +25,7 @@ def produce(
 
     Example: freshet produce --demo --rate 1000 --bootstrap-servers 127.0.0.1:9092, or a file: freshet produce log.ndjson -b HOST:PORT
     """
-    s = settings(bootstrap_servers, namespace=namespace)
-    need_cluster(s)
+    s = need_cluster(settings(bootstrap_servers, namespace=namespace))
     if (log is None) != demo or (demo and items):
         raise SettingsError("give a file to send, or --demo alone for the bundled log")
     create_topics(s)

@@ -61,7 +61,7 @@ def record(
 def _record(
     s: Settings, out: Path, names: Sequence[str], from_start: bool, until_end: bool, seconds: float, limits: Limits, bar: Bar
 ) -> list[Position]:
-    need_cluster(s)
+    s = need_cluster(s)
     if not names:
         raise SettingsError("--topics names no topic")
     deadline = time.monotonic() + seconds if seconds else float("inf")

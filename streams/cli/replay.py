@@ -170,7 +170,7 @@ def _table(result: dict[str, object]) -> Table:
 
 
 def _through_kafka(s: Settings, items: Sequence[Message], job: Job, state: Path | None, told: dict[str, Any]) -> None:
-    need_cluster(s, ", or --local for a replay without one")
+    s = need_cluster(s, ", or --local for a replay without one")
     with ExitStack() as stack:
         keeping = stack.enter_context(kept(state, {**told, **_topic(s)}, SAVE_SECONDS)) if state else None
         place, sender = keeping.restore() if keeping else None, stack.enter_context(closing(Sender(s)))

@@ -14,6 +14,7 @@ import typer
 from prometheus_client import CollectorRegistry, start_http_server
 
 from core.errors import FreshetError, PositionLostError, SnapshotError
+from monitoring import prometheus
 from monitoring.metrics import Metrics
 from streams import processes
 from streams.broker import EmbeddedBroker
@@ -31,7 +32,7 @@ from streams.cli.common import (
     settings,
     tell,
 )
-from streams.processes import bound, free_port
+from streams.processes import address, bound, free_port
 from streams.settings import Settings
 from streams.signals import interrupts
 from streams.supervisor import NEEDS_HELP, Supervisor, supervised
@@ -41,43 +42,65 @@ READY_SECONDS = 90.0
 
 
 def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace: Namespace = None) -> None:
-    """Start everything on this machine: broker (unless one is given), ingest, features, learner, server.
+    """Start everything on this machine: broker (unless one is given), ingest, features, learner, server, and a page to watch them on.
 
-    Example: freshet up, then: freshet produce --demo, then: curl 127.0.0.1:8080/v1/recommend/u1
+    Example: freshet up, then: freshet produce --demo, then open the page: http://127.0.0.1:8090
     """
-    s = settings(bootstrap_servers, data_dir, namespace)
+    s = with_ports(settings(bootstrap_servers, data_dir, namespace))
     ports = {name: free_port() for name in ("ingest", "features", "learner")}
+    own = free_port()
+    targets = {name: address(s.http_host, port) for name, port in scraped(s, {**ports, "up": own}).items()}
+    s = s.model_copy(update={"metrics_targets": {name: f"http://{at}/metrics" for name, at in targets.items()}})
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    metrics = Metrics(registry, "up")
     with (
         interrupts() as stop,
         cluster(s, metrics.restarted) as s,
-        running(s, {**ports, "server": 0}, metrics.restarted) as (base, children),
+        running(s, {**ports, "server": 0, "page": 0}, metrics.restarted) as (base, children),
     ):
-        start_http_server(own := free_port(), s.http_host, registry)
-        console.print(f"server      {base}/v1/recommend/USER   {base}/docs")
-        for name, port in {**ports, "up": own}.items():
-            console.print(f"{name:<11} http://{s.http_host}:{port}/metrics")
-        console.print(f"logs        {s.data_dir / 'logs'}")
-        console.print(f"Ready. Send events: freshet produce --demo --bootstrap-servers {s.bootstrap_servers}   Ctrl-C stops all.")
+        start_http_server(own, s.http_host, registry)
+        for line in (
+            f"page        http://{targets['page']}",
+            f"server      {base}/v1/recommend/USER   {base}/docs",
+            f"prometheus  {prometheus.write(s.data_dir / 'prometheus', targets)} finds all processes",
+            f"logs        {s.data_dir / 'logs'}",
+            f"Ready. Send events: freshet produce --demo --bootstrap-servers {s.bootstrap_servers}   Ctrl-C stops all.",
+        ):
+            console.print(line, soft_wrap=True)
         while not stop.wait(0.5):
             children.check_help()
         console.print("stopping")
 
 
+def with_ports(s: Settings) -> Settings:
+    """The settings with a free port for each of server and page that may have any.
+
+    Raises:
+        SettingsError: another process listens on one that was asked for.
+    """
+    chosen: dict[str, int] = {}
+    for setting in ("http_port", "page_port"):
+        port = int(getattr(s, setting))
+        if port:
+            bound(s.http_host, port, setting).close()
+        chosen[setting] = port or free_port()
+    return s.model_copy(update={**chosen, "server_url": f"http://{address(s.http_host, chosen['http_port'])}"})
+
+
+def scraped(s: Settings, ports: dict[str, int]) -> dict[str, int]:
+    """Process -> port of its /metrics."""
+    return {**ports, "server": s.http_port, "page": s.page_port}
+
+
 @contextlib.contextmanager
 def running(s: Settings, names: dict[str, int], restarted: Callable[[str], None] = lambda name: None) -> Iterator[tuple[str, Supervisor]]:
     """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block."""
-    if s.http_port:
-        bound(s.http_host, s.http_port, "http_port").close()
     create_topics(s)
     with console.status("compiling kernels (the first time about a minute)"):
         warm_up(s)
-    s = s if s.http_port else s.model_copy(update={"http_port": free_port(s.http_host)})
-    base = f"http://{s.http_host}:{s.http_port}"
     with supervised(Supervisor(s, names, tell, restarted)) as children:
-        wait_ready(base, children)
-        yield base, children
+        wait_ready(s.server_url, children)
+        yield s.server_url, children
 
 
 def wait_ready(base: str, children: Supervisor) -> None:
@@ -162,9 +185,22 @@ def serve(
     _run("server", settings(bootstrap_servers, data_dir, namespace, http_port=port))
 
 
+def page(
+    bootstrap_servers: Bootstrap = None,
+    namespace: Namespace = None,
+    port: Annotated[int | None, typer.Option(help="Port of the page.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run the live page: what the processes measure, a user's list, events to send, dead letters.
+
+    Example: freshet page --bootstrap-servers 127.0.0.1:9092 --port 8090
+    """
+    _run("page", settings(bootstrap_servers, data_dir, namespace, page_port=port))
+
+
 def _run(name: str, s: Settings) -> None:
     """One process; it ends at once where it ends, since what hangs in a client's threads has no state worth waiting for."""
-    need_cluster(s, ", or run everything with `freshet up`")
+    s = need_cluster(s, ", or run everything with `freshet up`")
     status = 0
     try:
         processes.run(name, s)

@@ -50,7 +50,7 @@ def simulate(
     world = make_world(told | {name: value for name, value in given.items() if value is not None})
     s = settings(bootstrap_servers, namespace=namespace)
     if to_kafka:
-        need_cluster(s, ", or leave --to-kafka out")
+        s = need_cluster(s, ", or leave --to-kafka out")
     if out.exists() and any(out.iterdir()):
         raise SettingsError(f"{out} is not empty: name a new directory")
     out.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@ from kafka.admin import NewTopic
 
 from core.errors import SettingsError
 from streams import broker as module
-from streams.broker import HOST, BrokerError, EmbeddedBroker, answers, find_java, free_ports
+from streams.broker import BrokerError, EmbeddedBroker, find_java, free_ports
+from streams.broker_address import HOST, answers, running_on
 from streams.jars import BrokerUnavailable
 
 Start = Callable[[Path], EmbeddedBroker]
@@ -164,7 +165,10 @@ def test_data_outlives_a_stop_and_a_kill(start_broker: Start, tmp_path: Path, na
     java, port = server_java(server), server.port
     server.start()  # changes nothing
     assert server.port == port
+    assert running_on(directory) == server.bootstrap_servers  # what commands without an address find
+    assert running_on(tmp_path) == ""
     ends_with_nothing_left(server, java)
+    assert running_on(directory) == ""
     server.stop()  # nor does this
 
     began = time.monotonic()

@@ -23,6 +23,7 @@ COMMANDS = (
     "worker",
     "learn",
     "serve",
+    "page",
     "produce",
     "replay",
     "evaluate",
@@ -60,7 +61,7 @@ def test_help_has_an_example(run: CliRunner, command: str) -> None:
     assert f"Example: freshet {command}" in result.output
 
 
-@pytest.mark.parametrize("command", ["ingest", "worker", "learn", "serve"])
+@pytest.mark.parametrize("command", ["ingest", "worker", "learn", "serve", "page"])
 def test_a_process_without_a_cluster_says_what_to_do(run: CliRunner, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FRESHET_BOOTSTRAP_SERVERS", raising=False)
     result = run.invoke(app, [command])
@@ -108,7 +109,7 @@ def test_doctor_names_the_settings_of_an_unreachable_cluster() -> None:
 
 @pytest.mark.parametrize("command", [["produce", "--demo"], ["ingest"], ["worker"], ["up"]])
 def test_no_kafka_there_is_one_sentence(command: list[str], tmp_path: Path) -> None:
-    status, _, error = freshet(*command, "-b", "127.0.0.1:1", data_dir=str(tmp_path), http_port="0")
+    status, _, error = freshet(*command, "-b", "127.0.0.1:1", data_dir=str(tmp_path), http_port="0", page_port="0")
     assert status == 1
     assert error.splitlines()[-1].startswith("freshet: no Kafka answers at 127.0.0.1:1 ")
     assert "Traceback" not in error

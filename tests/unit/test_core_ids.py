@@ -55,6 +55,18 @@ def test_map_equals_the_model_over_evictions_and_restores(tmp_path: Path) -> Non
     assert evicted > RESERVE
 
 
+def test_what_came_and_what_went_is_counted() -> None:
+    ids, gone = IdMap(CAPACITY), 0
+    for segment in segments(12, 2):
+        ids.admit(segment)
+        gone += len(ids.evict())
+    assert ids.evicted == gone > 0
+    assert ids.admitted == len(ids) + gone
+    ids.admit(["new", "new"])
+    ids.remove("new")  # a removal makes no room that was needed
+    assert (ids.admitted, ids.evicted) == (len(ids) + gone + 1, gone)
+
+
 def check_same_ids(ids: IdMap, model: ListModel) -> None:
     rows = ids.lookup(model.used).tolist()
     assert len(ids) == len(model.used) == len(set(rows))

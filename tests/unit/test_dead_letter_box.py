@@ -27,7 +27,7 @@ def buried(headers: list[tuple[str, bytes | None]], topic: str = "events", parti
 
 
 def letter(headers: list[tuple[str, bytes | None]] | None = None, **where: Any) -> Letter:
-    found = dead_letter_box._letter(buried(headers or [], **where), "events")
+    found = dead_letter_box.letter_of(buried(headers or [], **where), "events")
     assert found is not None
     return found
 
@@ -51,7 +51,7 @@ def test_a_letter_has_the_producers_bytes_and_headers() -> None:
 
 def test_what_is_no_letter_of_this_topic_is_foreign() -> None:
     for odd in (record([("a", b"b")]), buried([], topic="other")):
-        found = dead_letter_box._letter(odd, "events")
+        found = dead_letter_box.letter_of(odd, "events")
         assert found is not None
         assert (found.context, found.reason, found.message.headers) == (None, FOREIGN, odd.headers)
 
@@ -60,10 +60,10 @@ def test_a_mark_is_no_letter_and_a_letter_no_mark() -> None:
     """Whatever headers a producer sends."""
     mark = Mark(((0, 3), (1, 4)), sent=False, ends=(9, 9))
     own = record([(MARK, b"1")], msgspec.json.encode(mark))
-    assert dead_letter_box._letter(own, "events") is None
-    assert dead_letter_box._mark(own) == mark
+    assert dead_letter_box.letter_of(own, "events") is None
+    assert dead_letter_box.mark_of(own) == mark
     odd = buried([(MARK, b"1")])
-    assert dead_letter_box._mark(odd) is None
+    assert dead_letter_box.mark_of(odd) is None
     assert letter([(MARK, b"1")]).message.headers == [(MARK, b"1")]
 
 
@@ -87,7 +87,7 @@ def test_choice(choice: Choice, takes: bool) -> None:
 
 
 def test_a_foreign_record_is_chosen_by_its_reason_alone() -> None:
-    found = dead_letter_box._letter(record([]), "events")
+    found = dead_letter_box.letter_of(record([]), "events")
     assert found is not None
     assert all(choice.takes(found) for choice in (Choice(), Choice(FOREIGN)))
     assert not any(choice.takes(found) for choice in (Choice(partition=0), Choice(offset=9)))

@@ -87,8 +87,17 @@ def _record(offset: int) -> Callable[[], Record]:
     return lambda: Record(offset, Stamp("w", (covered,)), pl.DataFrame({"source": [0], "offset": [offset]}))
 
 
-def _no_observer(_: object, __: Metrics) -> Callable[[Sequence[pl.DataFrame]], None]:
-    return lambda outputs: None
+class Watching:
+    """An observer that counts its calls."""
+
+    def __init__(self, stage: object, metrics: Metrics) -> None:
+        self.outputs = self.looks = 0
+
+    def applied(self, outputs: Sequence[pl.DataFrame]) -> None:
+        self.outputs += len(outputs)
+
+    def look(self) -> None:
+        self.looks += 1
 
 
 class Scene:
@@ -104,7 +113,7 @@ class Scene:
         async def durable(offset: int) -> None:
             self.acknowledged.append(offset)
 
-        self.host = StageHost(s, "learner", StageDriver(self.stage, OWN), self.outbox, writer, metrics, _no_observer, durable, 0)
+        self.host = StageHost(s, "learner", StageDriver(self.stage, OWN), self.outbox, writer, metrics, Watching, durable, 0)
         self.kept = checkpoints_of(s, "learner", 0)
 
     async def handle(self, offset: int, checkpoint_due: bool = False) -> None:

@@ -12,10 +12,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitoring import metrics
-from monitoring.metrics import BOUNDED_LABELS, CLOSED_LABELS, BulkHistogram, Metrics, version
+from monitoring.metrics import BOUNDED_LABELS, CLOSED_LABELS, STAGES, BulkHistogram, Metrics, version
 
 BASE_UNITS = ("seconds", "bytes", "ratio")
-COUNTED = ("rows", "records", "version", "info")  # what a gauge or histogram without a base unit may end in
+COUNTED = ("rows", "records", "members", "version", "ewma", "info")  # what a gauge or histogram without a base unit may end in
 NOT_BASE_UNITS = re.compile(r"_(ms|milliseconds|micros|minutes|hours|days|kb|mb|mib|kib|percent)(_|$)")
 
 
@@ -39,13 +39,26 @@ def used(registry: CollectorRegistry, tmp_path: Path) -> Metrics:
     with m.timed_stage("features"), m.timed_publish("learner"):
         pass
     m.skipped("features", 7)
-    m.lag("learner", 0, 12, 0.25)
+    m.members("features", 2)
+    m.lag("learner", "freshet.examples", 0, 12, 0.25)
+    m.opened("features", 3, 1_000.5)
     m.checkpointed("learner", 0, 0.5, tmp_path)
-    m.updated("supa", 256, 1)
+    m.republished("learner", 0, 600.0)
+    m.published("learner/0", 4_100)
+    m.stored("features", 3, {"tables": 100, "buffers": 20, "cache": 7, "cache_limit": 64})
+    m.updated("supa", 256, 1, 0.75)
+    m.held("supa", "users", 10, 4_096)
+    m.turned_over("supa", "users", 12, 2)
+    m.recoded({"first": 5, "codebook": 3}, 9)
+    m.tokenized(5, 0.125, 0.5, [0.25, 1.0], 512)
     m.visible(np.array([0.004, 0.3, 0.3, 100.0, -0.2]))
-    m.cached({"items": 10}, {"learner/0": 4_096})
+    m.cached("items", 10, 640)
+    m.applied("learner/0", 4_096)
     m.refused("nonfinite", 2)
     m.served("personal", 0.0002)
+    m.listed({"served": 0.5, "popular": 0.0})
+    m.listed({"served": 0.25, "popular": 1.0})
+    m.overtaken()
     m.restarted("broker")
     return m
 
@@ -101,18 +114,43 @@ def test_values_of_closed_labels_are_in_their_sets(used: Metrics, registry: Coll
         ("apply_seconds_count", {"stage": "features"}, 1),
         ("publish_seconds_count", {"stage": "learner"}, 1),
         ("skipped_rows_total", {"stage": "features"}, 7),
-        ("lag_records", {"stage": "learner", "partition": "0"}, 12),
-        ("lag_seconds", {"stage": "learner", "partition": "0"}, 0.25),
+        ("group_members", {"stage": "features"}, 2),
+        ("lag_records", {"stage": "learner", "topic": "freshet.examples", "partition": "0"}, 12),
+        ("lag_seconds", {"stage": "learner", "topic": "freshet.examples", "partition": "0"}, 0.25),
+        ("checkpoint_timestamp_seconds", {"stage": "features", "partition": "3"}, 1_000.5),
+        ("republish_round_seconds", {"stage": "learner", "partition": "0"}, 600),
+        ("published_version", {"writer": "learner/0"}, 4_100),
+        ("store_bytes", {"stage": "features", "partition": "3", "use": "tables"}, 100),
+        ("store_bytes", {"stage": "features", "partition": "3", "use": "buffers"}, 20),
+        ("store_cache_bytes", {}, 7),
         ("checkpoint_seconds_sum", {"stage": "learner", "partition": "0"}, 0.5),
         ("checkpoint_bytes", {"stage": "learner", "partition": "0"}, 8),
         ("updates_total", {"learner": "supa"}, 256),
         ("nonfinite_updates_total", {"learner": "supa"}, 1),
+        ("training_loss_ewma", {"learner": "supa"}, 0.75),
+        ("held_rows", {"learner": "supa", "kind": "users"}, 10),
+        ("capacity_rows", {"learner": "supa", "kind": "users"}, 4_096),
+        ("admissions_total", {"learner": "supa", "kind": "users"}, 12),
+        ("evictions_total", {"learner": "supa", "kind": "users"}, 2),
+        ("token_changes_total", {"cause": "codebook"}, 3),
+        ("token_encodes_total", {}, 9),
+        ("tokenized_rows", {}, 5),
+        ("token_utilisation_ratio", {"level": "1"}, 1.0),
+        ("token_collisions_ratio", {}, 0.125),
+        ("token_distortion_ratio", {}, 0.5),
+        ("codebook_version", {}, 512),
         ("freshness_seconds_bucket", {"le": "0.005"}, 2),
         ("freshness_seconds_bucket", {"le": "0.5"}, 4),
         ("freshness_seconds_bucket", {"le": "60.0"}, 4),
         ("freshness_seconds_bucket", {"le": "+Inf"}, 5),
         ("cache_rows", {"table": "items"}, 10),
+        ("cache_bytes", {"table": "items"}, 640),
         ("cache_version", {"writer": "learner/0"}, 4_096),
+        ("prequential_judged_total", {}, 2),
+        ("prequential_hits_total", {"list": "served"}, 2),
+        ("prequential_hits_total", {"list": "popular"}, 1),
+        ("prequential_reciprocal_ranks_total", {"list": "served"}, 0.75),
+        ("prequential_overtaken_total", {}, 1),
         ("cache_refused_rows_total", {"reason": "nonfinite"}, 2),
         ("cache_refused_rows_total", {"reason": "stale"}, 0),
         ("serving_seconds_sum", {"source": "personal"}, 0.0002),
@@ -132,8 +170,35 @@ def test_checkpoint_time_is_now(used: Metrics, registry: CollectorRegistry) -> N
     assert 0 <= time.time() - at < 3_600
 
 
+def test_what_a_partition_left_behind_is_gone_and_the_others_stay(used: Metrics, registry: CollectorRegistry, tmp_path: Path) -> None:
+    used.lag("learner", "freshet.examples", 1, 3, 0.5)
+    used.checkpointed("learner", 1, 0.5, tmp_path)
+    used.left("learner", "freshet.examples", 0)
+    used.left("learner", "freshet.examples", 0)  # twice is once
+    used.left("features", "freshet.batches", 3)
+    left = {sample.name: sample.labels for family in scrape(registry) for sample in family.samples if sample.labels.get("partition")}
+    assert left and all(labels == {**labels, "stage": "learner", "partition": "1"} for labels in left.values())
+    assert registry.get_sample_value("freshet_published_version", {"writer": "learner/0"}) is None
+    assert registry.get_sample_value("freshet_cache_version", {"writer": "learner/0"}) == 4_096  # a server's, not the stage's
+
+
 def test_no_series_of_creation_times(used: Metrics, registry: CollectorRegistry) -> None:
     assert b"_created" not in generate_latest(registry)
+
+
+def test_a_process_exports_what_it_measures_and_nothing_else() -> None:
+    families: dict[str, set[str]] = {}
+    for process in (*STAGES, "page", "up"):
+        own = CollectorRegistry()
+        Metrics(own, process)
+        families[process] = {family.name for family in own.collect()}
+    everything = CollectorRegistry()
+    Metrics(everything)
+    assert set().union(*families.values()) == {family.name for family in everything.collect()}
+    assert families["page"] == {"freshet_build"}
+    assert families["up"] == {"freshet_build", "freshet_restarts"}
+    assert "freshet_cache_version" in families["server"] and "freshet_cache_version" not in families["learner"]
+    assert "freshet_updates" in families["learner"] and "freshet_updates" not in families["features"]
 
 
 def test_two_registries_do_not_share_state(used: Metrics) -> None:

@@ -29,7 +29,7 @@ def learn(tables: tuple[Nodes, Nodes], edge: Edge, ordinal: int, config: SupaCon
     rows = tables[0].admit([user]), tables[1].admit([item])
     out = np.zeros((1, 2 * config.dimensions), np.float32)
     both = (tables[0].table, tables[1].table)
-    assert kernel.learn_run(both, np.array([relation]), *rows, np.array([ts_ms]), ordinal, config.rule(), out) == 0
+    assert kernel.learn_run(both, np.array([relation]), *rows, np.array([ts_ms]), ordinal, config.rule(), out, np.zeros(2)) == 0
     return out[0]
 
 
@@ -42,7 +42,7 @@ def grown(config: SupaConfig, count: int) -> tuple[Nodes, Nodes]:
 
 def drawn(tables: tuple[Nodes, Nodes], side: int, rows: tuple[int, int], relation: int, ts_ms: int, ordinal: int, config: SupaConfig):
     """The scratch with one end's slots, and those as a list."""
-    scratch = kernel.new_scratch(config.rule(), config.dimensions)
+    scratch = kernel.new_scratch(config.rule(), config.dimensions, np.zeros(2))
     both = (tables[0].table, tables[1].table)
     count = kernel.sample(both, side, rows[side], rows[1 - side], relation, ts_ms, ordinal, config.rule(), scratch.slots)
     return scratch, [(int(scratch.slots.row[k]), int(scratch.slots.relation[k]), float(scratch.slots.weight[k])) for k in range(count)]
@@ -66,6 +66,29 @@ def test_gradients_are_those_of_the_torch_twin(side: int, short: bool) -> None:
         close(scratch.slope[: len(slots), None] * h, twin.context.grad)
         if short:
             close(fade * scratch.gradient, twin.short.grad)
+
+
+def test_the_loss_is_what_the_twin_loses_on_the_node_that_was_met() -> None:
+    tables, loss, lost = grown(BUSY, 200), np.zeros(2), []
+    for ordinal in range(200, 260):
+        scratch, slots = drawn(tables, 0, (3, 5), 0, START_MS + 601 * DAY_MS, ordinal, BUSY)
+        assert kernel.differentiate(tables[0].table, tables[1].table, 3, 0.6, len(slots), scratch)
+        kernel.lose(scratch.slope[0], loss)
+        only_met = [slots[0], *((row, relation, -1.0 if weight else 0.0) for row, relation, weight in slots[1:])]
+        lost.append(float(Parameters.of(tables[0].table, tables[1].table, 3, only_met).loss(0.6, only_met).detach()))
+    shares = np.array([kernel.LOSS_SHARE * (1 - kernel.LOSS_SHARE) ** age for age in range(60)])[::-1]
+    assert loss[1] == pytest.approx(shares.sum())
+    assert loss[0] / loss[1] == pytest.approx((shares * lost).sum() / shares.sum(), rel=1e-4)
+    assert np.ptp(lost) > 0.01
+
+
+def test_every_end_that_learns_counts_in_the_loss() -> None:
+    tables, loss = grown(BUSY, 60), np.zeros(2)
+    both, rows = (tables[0].table, tables[1].table), (np.array([3, 3], np.int32), np.array([5, 6], np.int32))
+    out = np.zeros((2, 2 * BUSY.dimensions), np.float32)
+    kernel.learn_run(both, np.array([0, -1]), *rows, np.array([START_MS, START_MS]), 60, BUSY.rule(), out, loss)
+    assert loss[1] == pytest.approx(1 - (1 - kernel.LOSS_SHARE) ** 2)  # two ends of one edge; what is no edge loses nothing
+    assert 0 < loss[0] / loss[1] < 20
 
 
 def close(ours: np.ndarray, theirs: torch.Tensor | None) -> None:
@@ -173,7 +196,7 @@ def test_numbers_that_would_not_be_finite_change_nothing() -> None:
     users.long[3] = 1e30
     before = [array.copy() for array in (*items[:8], *users[:4])]
     rows, out = (np.array([3], np.int32), np.array([5], np.int32)), np.zeros((1, 2 * BUSY.dimensions), np.float32)
-    count = kernel.learn_run((users, items), np.array([0]), *rows, np.array([START_MS]), 60, BUSY.rule(), out)
+    count = kernel.learn_run((users, items), np.array([0]), *rows, np.array([START_MS]), 60, BUSY.rule(), out, np.zeros(2))
     assert count >= 1, "the user's own update is refused"
     assert np.array_equal(users.long, before[8])
     assert np.array_equal(items.context, before[2]) and np.array_equal(items.context_sum, before[6])

@@ -14,7 +14,7 @@ from core.position import Record
 from monitoring.metrics import Metrics
 from streams import worker as module
 from streams.host import StageHost
-from streams.pipeline import FeatureObserver
+from streams.observers import FeatureObserver
 from streams.settings import load
 from streams.worker import StageWorker
 
