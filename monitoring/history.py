@@ -33,7 +33,7 @@ class Totals:
     def __init__(self) -> None:
         self._seen: dict[str, Reading] = {}
         self._totals: dict[str, float] = {}
-        self.owners: dict[str, set[str]] = {}  # key -> the processes that count it
+        self._owners: dict[str, set[str]] = {}  # key -> the processes that count it
 
     def take(self, target: str, reading: Reading) -> None:
         """What a process counted before we first looked at it is nobody's rate."""
@@ -43,7 +43,7 @@ class Totals:
             seen = before.counters.get(key, 0.0)
             rise = value if restarted or value < seen else value - seen
             self._totals[key] = self._totals.get(key, 0.0) + rise
-            self.owners.setdefault(key, set()).add(target)
+            self._owners.setdefault(key, set()).add(target)
         self._seen[target] = reading
 
     def sample(self, at: float, answered: Iterable[str]) -> Sample:
@@ -51,7 +51,7 @@ class Totals:
 
     def knows(self, sample: Sample, key: str) -> bool:
         """Whether a process that counts it answered; one without a series of it yet has counted none."""
-        return not self.owners[key].isdisjoint(sample.answered)
+        return not self._owners.get(key, set()).isdisjoint(sample.answered)
 
 
 class History:
@@ -107,8 +107,8 @@ class History:
 
     def _quality(self) -> Point:
         """Shares of the clicks of the last minutes, and how many these are."""
-        judged = self._rise("judged", QUALITY_SECONDS) if "judged" in self.totals.owners else None
-        if judged is None:
+        judged = self._rise("judged", QUALITY_SECONDS)
+        if not judged:
             return {}
         clicks, point = judged[0], {"clicks": judged[0]}
         for key, told in (("hits", "hit_rate"), ("ranks", "mrr")):

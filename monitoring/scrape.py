@@ -67,7 +67,12 @@ def scrape(url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> Reading:
             raise ScrapeError(f"it answers with status {answer.status}")
         return read(answer.body.decode())
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ScrapeError(str(error) or type(error).__name__) from error
+        raise ScrapeError(reason(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """Why no answer came, in words."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def get(url: str, timeout_seconds: float) -> Answer:
@@ -98,6 +103,8 @@ def _body(answer: http.client.HTTPResponse, deadline: float) -> bytes:
             raise TimeoutError("timed out")
         if len(body) > MOST_BYTES:
             raise http.client.HTTPException(f"more than {MOST_BYTES} bytes")
+    if answer.length:
+        raise http.client.IncompleteRead(bytes(body), answer.length)
     return bytes(body)
 
 

@@ -54,7 +54,7 @@ export class Chart {
     this.width = Math.max(200, this.picture.clientWidth || 320);
     const known = this.about.lines.filter(({ key }) => points.some((point) => point[key] != null));
     const values = points.flatMap((point) => known.map(({ key }) => point[key] ?? 0));
-    this.step = roundUp(Math.max(this.about.target ?? 0, this.about.least ?? 1e-6, ...values) / 2);
+    this.step = roundUp(Math.max(this.about.target ?? 0, this.about.least ?? 1, ...values) / 2);
     this.top = this.step * 2;
     this.picture.setAttribute("viewBox", `0 0 ${this.width} ${HEIGHT}`);
     this.picture.replaceChildren(...this.frame(), ...this.target(), ...known.map((line) => this.curve(line)), this.cross());

@@ -46,13 +46,10 @@ export async function api(path, body) {
   const asked = { signal: AbortSignal.timeout(10_000), headers: {} };
   if (body) Object.assign(asked, { method: "POST", body: JSON.stringify(body), signal: AbortSignal.timeout(150_000) });
   if (body) asked.headers["content-type"] = "application/json";
-  let answer, told;
-  try {
-    answer = await fetch(path, asked);
-    told = await answer.json();
-  } catch {
+  const answer = await fetch(path, asked).catch(() => {
     throw new Error("This page's own process does not answer. Is freshet up still running?");
-  }
+  });
+  const told = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(told.detail ?? `Status ${answer.status}`);
   return told;
 }

@@ -74,6 +74,7 @@ function fillLetter(node, { partition, offset, error, key, value, timestamp_ms, 
   say(why, error);
   say(raw, value);
   say(where, `key ${key}, partition ${partition}, offset ${offset}, ${clock(timestamp_ms)}${sent_back ? ", sent back" : ""}`);
+  if (sent_back && button === document.activeElement) node.closest("details").firstChild.focus();
   button.hidden = sent_back;
 }
 

@@ -6,17 +6,18 @@ import { letters, watchLetters } from "./letters.js";
 import { offerTypes } from "./user.js";
 
 const KEPT_SECONDS = 900, TARGET_SECONDS = 1;
+const PATH = ["features", "learner", "server"]; // of an event, to where it is visible
 const STAGES = ["ingest", "features", "learner", "server"];
-let points = [], seen = 0, processes = [], bootstrap = "";
+let points = [], seen = 0, processes = [], bootstrap = "", brokerRestarts = null;
 
 const CHARTS = [
   {
-    title: "Events per second", show: number, tick: tick.number, from: ["features"], least: 1,
+    title: "Events per second", show: number, tick: tick.number, from: ["ingest", "features"],
     lines: [{ key: "events/accepted", name: "accepted" }, { key: "events/duplicate", name: "duplicate" }, { key: "messages/dead_letter", name: "refused" }],
     empty: "Nothing counted yet.",
   },
   {
-    title: "Freshness, event sent to served", show: duration, tick: tick.duration, from: ["server"], target: TARGET_SECONDS,
+    title: "Freshness, event sent to served", show: duration, tick: tick.duration, from: PATH, target: TARGET_SECONDS,
     lines: [{ key: "freshness/p99", name: "p99" }, { key: "freshness/p50", name: "p50" }],
     empty: "No event became visible in the last minute.",
   },
@@ -31,9 +32,9 @@ const CHARTS = [
     empty: "No click was looked for in a list yet.",
   },
   {
-    title: "Token changes per second", show: number, tick: tick.number, from: ["learner"], least: 1, note: tokens,
+    title: "Token changes per second", show: number, tick: tick.number, from: ["learner"], note: tokens,
     lines: ["first", "content", "behaviour", "codebook"].map((cause) => ({ key: `token_changes/${cause}`, name: cause === "first" ? "first tokens" : cause })),
-    empty: "No item has tokens yet: they come with the first codebook.",
+    empty: "Nothing known of tokens yet.",
   },
   {
     title: "Learner's loss", show: number, tick: tick.number, from: ["learner"],
@@ -48,7 +49,7 @@ function clicks(now) {
 
 function tokens(now) {
   const used = Object.keys(now).filter((key) => key.startsWith("utilisation/")).map((key) => now[key]).filter((value) => value != null);
-  if (!now.tokenized_rows || !used.length) return "";
+  if (!now.tokenized_rows) return now.tokenized_rows === 0 ? "No item has tokens yet: the first codebook waits for enough items." : "";
   const words = `words in use ${percent(Math.min(...used))} to ${percent(Math.max(...used))}`;
   return `${count(now.tokenized_rows)} items, ${words}, collisions ${percent(now.collisions)}, distortion ${number(now.distortion)}`;
 }
@@ -76,11 +77,11 @@ function drawTiles(now) {
   tile("freshness", duration(p99), [
     ["median", duration(now["freshness/p50"])],
     ["target", `${tick.duration(TARGET_SECONDS)}${p99 == null ? "" : late ? ", missed" : ", met"}`], ["events", count(now["freshness/events"])],
-  ], trouble(["server"]) || (p99 == null ? "No event became visible in the last minute." : ""));
+  ], p99 == null ? trouble(PATH) || "No event became visible in the last minute." : "");
   flag($("tile-freshness"), "bad", late);
   const lags = STAGES.map((stage) => now[`lag_records/${stage}`]).filter((lag) => lag != null);
-  tile("lag", lags.length ? `${count(Math.max(...lags))} records` : UNKNOWN,
-    STAGES.map((stage) => [stage, count(now[`lag_records/${stage}`]), duration(now[`lag_seconds/${stage}`])]), trouble(STAGES));
+  const behind = STAGES.map((stage) => [stage, count(now[`lag_records/${stage}`]), duration(now[`lag_seconds/${stage}`])]);
+  tile("lag", lags.length ? `${count(Math.max(...lags))} records` : UNKNOWN, [["stage", "records", "behind"], ...behind], trouble(STAGES));
   tile("letters", letters.known ? count(letters.total) : UNKNOWN, [
     ["sent back", count(letters.sentBack)], ["reasons", count(letters.reasons)], ["per second", number(now["messages/dead_letter"])],
   ], letters.trouble);
@@ -92,7 +93,7 @@ function idle() {
 }
 
 function drawProcesses(now) {
-  const kafka = { name: "kafka", up: letters.kafka, error: letters.trouble };
+  const kafka = { name: "kafka", up: letters.kafka, error: letters.trouble, restarts: brokerRestarts };
   const known = [...processes, kafka].filter((process) => process.name !== "page" && process.name !== "up");
   sync($("processes"), known, ({ name }) => name, () => make("li", {}, make("b"), make("span")), (node, process) => {
     say(node.firstChild, process.name);
@@ -130,7 +131,7 @@ function draw(now) {
 async function look() {
   try {
     const state = await api(`/api/state?since=${seen}`);
-    ({ processes, bootstrap_servers: bootstrap } = state);
+    ({ processes, bootstrap_servers: bootstrap, broker_restarts: brokerRestarts } = state);
     offerTypes(state.event_types);
     take(state.columns, state.now);
     draw(state.now);

@@ -104,6 +104,11 @@ async function sendRaw(value, key, what) {
   }
 }
 
+function asked() {
+  const user = new URLSearchParams(location.hash.slice(1)).get("user");
+  if (user) watch(user);
+}
+
 function submitted(form, work) {
   $(form).addEventListener("submit", (event) => {
     event.preventDefault();
@@ -115,5 +120,5 @@ submitted("watch", () => watch($("user").value));
 submitted("send", () => send($("event-user").value, $("event-item").value, $("event-type").value));
 submitted("send-raw", () => sendRaw($("raw").value, watched || null, "the value as it stands"));
 const look = poll(show, 1_000);
-const asked = new URLSearchParams(location.hash.slice(1)).get("user");
-if (asked) watch(asked);
+addEventListener("hashchange", asked);
+asked();

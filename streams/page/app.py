@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from core.errors import FreshetError, SettingsError
-from monitoring.scrape import Answer, get
+from monitoring.scrape import Answer, get, reason
 from streams.http import add_metrics
 from streams.page.events import Event, EventSender
 from streams.page.guard import Guard, body_of
@@ -117,7 +117,7 @@ def _add_lists(app: FastAPI, s: Settings, threads: Threads) -> None:
         try:
             answer: Answer = await threads.run(lambda: get(url, SERVER_SECONDS), 2 * SERVER_SECONDS)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise HTTPException(503, f"the server at {s.server_url} does not answer: {error or 'timed out'}") from error
+            raise HTTPException(503, f"the server at {s.server_url} does not answer: {reason(error)}") from error
         return Response(answer.body, answer.status, media_type=answer.content_type)
 
 

@@ -6,7 +6,7 @@ A look costs one request for the ends of the partitions, and reads only what is 
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -49,8 +49,6 @@ class Known(NamedTuple):
     partition: int
     offset: int
     reason: str
-    kind: str
-    ms: int
 
 
 class Box:
@@ -71,7 +69,10 @@ class Box:
         self.whole = self.whole and self.next[tp] == first
 
     def take(self, record: Any) -> None:
-        mark, letter = mark_of(record), letter_of(record, self.topic)
+        try:
+            mark, letter = mark_of(record), letter_of(record, self.topic)
+        except msgspec.MsgspecError:  # another program's, which `freshet dlt` will complain of: what is behind it is shown all the same
+            return
         if mark is not None and mark.sent:
             for partition, offset in mark.letters:
                 self._sent.add(partition, offset)
@@ -79,7 +80,7 @@ class Box:
             self._count(letter, letter.context.partition, letter.context.offset)
 
     def _count(self, letter: Letter, partition: int, offset: int) -> None:
-        self._known.append(Known(partition, offset, letter.reason, letter.kind, letter.message.timestamp_ms))
+        self._known.append(Known(partition, offset, letter.reason))
         if len(self._known) > KEPT:
             self._known.popleft()
             self.whole = False
@@ -88,15 +89,18 @@ class Box:
 
     def groups(self) -> Iterator[dict[str, object]]:
         """Letters by reason, with the newest of each."""
+        letters, sent_back = Counter[str](), Counter[str]()
+        for known in self._known:
+            letters[known.reason] += 1
+            sent_back[known.reason] += (known.partition, known.offset) in self._sent
         for reason, newest in sorted(self._newest.items()):
-            found = [known for known in self._known if known.reason == reason]
             yield {
                 "topic": self.topic,
                 "reason": reason,
                 "kind": newest[-1].kind,
-                "letters": len(found),
-                "sent_back": sum((known.partition, known.offset) in self._sent for known in found),
-                "last_ms": max((known.ms for known in found), default=0),
+                "letters": letters[reason],
+                "sent_back": sent_back[reason],
+                "last_ms": newest[-1].message.timestamp_ms,
                 "newest": [self._shown(letter) for letter in reversed(newest)],
             }
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from monitoring.history import History, Point
-from monitoring.scrape import TIMEOUT_SECONDS, Reading, ScrapeError, scrape
+from monitoring.scrape import TIMEOUT_SECONDS, Reading, ScrapeError, reason, scrape
 from streams.page.threads import Threads
 
 WATCHED_SECONDS, ALONE_SECONDS = 2.0, 10.0  # between two samples
@@ -60,13 +60,17 @@ class Watch:
             self._errors.pop(name, None)
         except (ScrapeError, TimeoutError) as error:
             self._readings.pop(name, None)
-            self._errors[name] = f"{url} does not answer: {error or 'timed out'}"
+            self._errors[name] = f"{url} does not answer: {reason(error)}"
 
     def state(self, since: float) -> dict[str, object]:
         """The processes, and the points that are newer (Unix seconds), as columns; somebody looks at the page."""
         self._looked_at = time.monotonic()
         self._looked.set()
-        return {"processes": [self._process(name) for name in self._targets], "columns": _columns(self.history.since(since))}
+        return {
+            "processes": [self._process(name) for name in self._targets],
+            "broker_restarts": self._restarts("broker"),
+            "columns": _columns(self.history.since(since)),
+        }
 
     def _process(self, name: str) -> dict[str, object]:
         reading = self._readings.get(name)
