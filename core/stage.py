@@ -82,7 +82,9 @@ class Examples:
     def numbers(self, name: str) -> np.ndarray:
         """A column without nulls as an array, [n]: not to be written."""
         if name not in self._numbers:
-            self._numbers[name] = self._frame[name].to_numpy()
+            column = self._frame[name].to_numpy()
+            column.flags.writeable = False  # always: to a kernel, an array that may be written is of another type, and compiled anew
+            self._numbers[name] = column
         return self._numbers[name][self._start : self._stop]
 
     @property

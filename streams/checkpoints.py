@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Checkpoints:
 
     def __init__(self, root: Path, kept: int, full_every: int, owner: str = "") -> None:
         self.root, self.kept, self.full_every = root, kept, full_every
-        self.owner = owner or str(os.getpid())
+        self.owner = owner or uuid.uuid4().hex[:8]  # not the process id: containers that share a disk have the same ones
         self._taken = 0
         root.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()

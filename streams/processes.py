@@ -11,16 +11,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager
 
-import psutil
 import uvicorn
 import uvloop
 from fastapi import FastAPI
@@ -40,6 +37,7 @@ from streams.page.app import create_page
 from streams.reading import consumer
 from streams.settings import SUPERVISED, Settings
 from streams.warm import warm_up
+from streams.work import work_directory
 from streams.worker import StageWorker, require_one_partition
 from streams.writer import Writer, producer
 
@@ -68,7 +66,7 @@ async def ingest(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
 async def features(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     """User features: one stage per partition of `batches` that Kafka gives this worker."""
     await asyncio.to_thread(warm_up, s)
-    with work_directory(s, pipeline.FEATURES) as directory:
+    with work_directory(s.data_dir / "work", f"{s.state_dir.name}-{pipeline.FEATURES}-") as directory:
 
         def stage(upstream: Upstream) -> Stage:
             return pipeline.user_stage(s, upstream, directory / str(upstream.partition))
@@ -147,23 +145,6 @@ def check_partitions(s: Settings, found: int) -> None:
             f"{s.batches_topic} has {found} partitions, `batches_partitions` (FRESHET_BATCHES_PARTITIONS) is {s.batches_partitions}; "
             f"set it to {found}, or rebuild under a new `namespace`"
         )
-
-
-@contextmanager
-def work_directory(s: Settings, name: str) -> Iterator[Path]:
-    """Working files of this process, removed at its end; what processes that are gone left behind is removed too."""
-    root = s.data_dir / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    for path in root.iterdir():
-        pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-    own = root / f"{s.state_dir.name}-{name}-{os.getpid()}"
-    own.mkdir()
-    try:
-        yield own
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
 
 
 Process = Callable[[Settings, Metrics, asyncio.Event, CollectorRegistry], Awaitable[None]]

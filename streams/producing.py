@@ -15,6 +15,7 @@ from streams.settings import Settings
 from streams.topics import EVENT_RECORD_BYTES, security
 
 Message = tuple[bytes | None, bytes | None]
+ROWS = 50_000  # of a Parquet file, read at once
 EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", "ts", "value", "request_id", "context")
 
 
@@ -67,13 +68,16 @@ def send_all(
     return count
 
 
+Numbered = Iterator[tuple[int, Message]]  # each message with its line, from 1; of a Parquet file its row
+
+
 def read_log(path: Path) -> Iterator[Message]:
     """(key = user_id, value) of each line or row, in the file's order. NDJSON lines go out as they are; Parquet rows as JSON.
 
     Raises:
         SettingsError: the file is missing or neither.
     """
-    return _rows(pl.read_parquet(path)) if path.suffix == ".parquet" and path.exists() else _from_ndjson(path, "user_id")
+    return (message for _, message in numbered_log(path))
 
 
 def read_items(path: Path) -> Iterator[Message]:
@@ -82,13 +86,27 @@ def read_items(path: Path) -> Iterator[Message]:
     Raises:
         SettingsError: the file is missing or no NDJSON, or a line has no item_id: Kafka takes no entry without a key.
     """
-    for number, (key, value) in enumerate(_from_ndjson(path, "item_id"), 1):
+    for number, (key, value) in numbered_items(path):
         if not key:
             raise SettingsError(f"{path}, line {number}, has no item_id, which is the key of a catalogue entry")
         yield key, value
 
 
-def _from_ndjson(path: Path, key: str) -> Iterator[Message]:
+def numbered_log(path: Path) -> Numbered:
+    """What `read_log` reads, with lines. Raises as it does."""
+    return _rows_of(path) if path.suffix == ".parquet" and path.exists() else _from_ndjson(path, "user_id")
+
+
+def numbered_items(path: Path) -> Numbered:
+    """The lines of an NDJSON catalogue, those without an item_id too.
+
+    Raises:
+        SettingsError: the file is missing or no NDJSON.
+    """
+    return _from_ndjson(path, "item_id")
+
+
+def _from_ndjson(path: Path, key: str) -> Numbered:
     if not path.exists():
         raise SettingsError(f"there is no file {path}")
     if path.suffix not in (".ndjson", ".jsonl", ".json"):
@@ -96,16 +114,28 @@ def _from_ndjson(path: Path, key: str) -> Iterator[Message]:
     return _lines_of(path, key)
 
 
-def _lines_of(path: Path, key: str) -> Iterator[Message]:
+def _lines_of(path: Path, key: str) -> Numbered:
     with path.open("rb") as file:
-        yield from lines(file, key)
+        yield from numbered_lines(file, key)
 
 
 def lines(file: Iterable[bytes], key: str) -> Iterator[Message]:
     """(the field `key`, the line as it is) of each line that is not blank."""
-    for line in file:
+    return (message for _, message in numbered_lines(file, key))
+
+
+def numbered_lines(file: Iterable[bytes], key: str) -> Numbered:
+    """What `lines` reads, with lines: blank ones count."""
+    for number, line in enumerate(file, 1):
         if line.strip():
-            yield _key(line, key), line.rstrip(b"\r\n")
+            yield number, (_key(line, key), line.rstrip(b"\r\n"))
+
+
+def _rows_of(path: Path) -> Numbered:
+    """Some row groups at a time."""
+    log = pl.scan_parquet(path)
+    for start in range(0, log.select(pl.len()).collect().item(), ROWS):
+        yield from enumerate(_rows(log.slice(start, ROWS).collect()), start + 1)
 
 
 def _key(line: bytes, field: str) -> bytes | None:

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of this process's /metrics where it has no server; 0: none")
     broker_port: int = Field(0, ge=0, le=65535, description="Port of the embedded broker; 0 takes a free one")
     page_port: int = Field(8090, ge=0, le=65535, description="Port of the page; 0 takes a free one")
-    metrics_targets: dict[str, str] = Field({}, description="Process -> URL of its /metrics, for the page to read; `freshet up` fills it in")
+    metrics_targets: dict[str, str] = Field({}, description="Process -> URL of its /metrics, for the page; `freshet up` fills it in")
     server_url: str = Field("http://127.0.0.1:8080", description="Base address of the server that the page asks for lists")
 
     # Topics

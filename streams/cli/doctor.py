@@ -13,6 +13,7 @@ from kafka.errors import KafkaError
 from core.errors import FreshetError
 from streams import jars, topics
 from streams.broker import find_java
+from streams.broker_address import running_on
 from streams.cli.common import Bootstrap, DataDir, Namespace, console, settings
 from streams.settings import Settings
 from streams.topics import Admin, Topic
@@ -40,6 +41,7 @@ def doctor(
     Example: freshet doctor --bootstrap-servers 127.0.0.1:9092 --create-topics
     """
     s = settings(bootstrap_servers, data_dir, namespace)
+    s = s.model_copy(update={"bootstrap_servers": s.bootstrap_servers or running_on(s.data_dir / "broker")})
     findings = [*machine(s), *(cluster_findings(s, create) if s.bootstrap_servers else embedded())]
     for finding in findings:
         mark = "[red]✗[/]" if finding.advice else "[green]✓[/]"
@@ -55,9 +57,10 @@ def machine(s: Settings) -> Iterator[Finding]:
     yield Finding("settings", "read from freshet.toml and FRESHET_* variables")
     yield Finding("python", sys.version.split()[0])
     memory = psutil.virtual_memory().available
-    short = "the broker, three workers and the server take about 3 GiB: close something or use another cluster"
+    short = not s.bootstrap_servers and memory < MIN_MEMORY_BYTES  # with a cluster, the processes may run anywhere
+    advice = "the broker, three workers and the server take about 3 GiB: close something or use another cluster" if short else ""
     yield Finding("cores", str(os.cpu_count()))
-    yield Finding("memory available", f"{memory / 2**30:.1f} GiB", short if memory < MIN_MEMORY_BYTES else "")
+    yield Finding("memory available", f"{memory / 2**30:.1f} GiB", advice)
     held = next(path for path in (s.data_dir.absolute(), *s.data_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(held).free
     advice = "set `data_dir` (FRESHET_DATA_DIR) to a disk with room" if free < MIN_FREE_BYTES else ""

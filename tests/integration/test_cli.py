@@ -25,6 +25,7 @@ COMMANDS = (
     "serve",
     "page",
     "produce",
+    "schema",
     "replay",
     "evaluate",
     "simulate",

@@ -77,7 +77,11 @@ class Stack:
         kind, program, *arguments = check["test"]
         assert (kind, program) == ("CMD", "python")
         command = [sys.executable, *(self.here(name, argument) for argument in arguments)]
-        return subprocess.run(command, check=False, capture_output=True, timeout=int(check["timeout"].removesuffix("s"))).returncode == 0
+        try:
+            done = subprocess.run(command, check=False, capture_output=True, timeout=int(check["timeout"].removesuffix("s")))
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def said(self, name: str) -> str:
         return f"{name}:\n{(self.directory / f'{name}.log').read_text()[-3_000:]}"

@@ -20,7 +20,7 @@ from streams.page import letters as letters_module
 from streams.page.app import create_page
 from streams.page.letters import KEPT, SHOWN, TAIL, Box, Letters, Replay
 from streams.settings import Settings, load
-from tests.unit.test_page import NOBODY, ask
+from tests.asking import NOBODY, ask
 
 
 def record(offset: int, value: bytes, error: type = MalformedJson, of: str = "events", at: int | None = None, **more: Any) -> Any:

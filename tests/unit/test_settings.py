@@ -97,7 +97,7 @@ def test_a_child_sees_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         "sasl_password": "7",
         "namespace": "42",
         "data_dir": Path("a b"),
-        "metrics_targets": {"ingest": "http://127.0.0.1:1/metrics", "é \"x": ""},
+        "metrics_targets": {"ingest": "http://127.0.0.1:1/metrics", 'é "x': ""},
     }
     s = load(**changed)
     for name, value in environment(s).items():

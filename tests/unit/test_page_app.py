@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
-import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -27,8 +26,8 @@ from streams.page.app import MOST_BODY_BYTES, create_page
 from streams.page.threads import Threads
 from streams.page.watch import ALONE_SECONDS, WATCHED_SECONDS, Watch
 from streams.settings import load
+from tests.asking import NOBODY, ask
 
-NOBODY = "127.0.0.1:1"
 FILES = Path(app_module.__file__).parents[2] / "monitoring" / "page"
 
 
@@ -40,14 +39,6 @@ def page(tmp_path: Path, **settings: object) -> FastAPI:
 @pytest.fixture
 def app(tmp_path: Path) -> FastAPI:
     return page(tmp_path)
-
-
-def ask(app: FastAPI, method: str, path: str, base: str = "http://127.0.0.1:8090", **options: Any) -> httpx.Response:
-    async def run() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base) as client:
-            return await client.request(method, path, **options)
-
-    return asyncio.run(run())
 
 
 # Who may ask
