@@ -23,7 +23,7 @@ from core.errors import FreshetError, SendError, SettingsError
 from streams.contract import REJECTIONS
 from streams.dead_letters import Context, original_headers, read, topic_of
 from streams.decode import RawMessage
-from streams.reading import consumer, stretch
+from streams.reading import consumer, release, stretch
 from streams.settings import Settings
 from streams.topics import Admin, admin
 from streams.writer import Producer, producer
@@ -284,8 +284,8 @@ async def opened(s: Settings, topic: str) -> AsyncIterator[DeadLetterBox]:
     except KafkaError as error:
         raise FreshetError(f"Kafka failed: {error!r}") from error
     finally:
-        await reader.stop()
-        await finder.stop()
+        await release(reader)
+        await release(finder)
 
 
 async def send_back(s: Settings, topic: str, choice: Choice, again: bool = False, limit: int = 0, dry_run: bool = False) -> Sent:

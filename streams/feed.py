@@ -12,7 +12,7 @@ from learners.cache import ParameterCache
 from monitoring.metrics import Metrics
 from streams.following import Follower
 from streams.parameters import Assembler
-from streams.reading import at, consumer
+from streams.reading import at, consumer, release
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class ParameterFeed:
             at(reader, await reader.beginning_offsets([tp]))
             await self._read(reader, tp, end, stop)
         finally:
-            await reader.stop()
+            await release(reader)
 
     async def _read(self, reader: AIOKafkaConsumer, tp: TopicPartition, caught_up: int, stop: threading.Event) -> None:
         """Apply publications as they come; ready once what was there at the start is applied."""

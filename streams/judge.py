@@ -18,7 +18,7 @@ from learners.cache import ParameterCache
 from monitoring.metrics import Metrics
 from streams.following import Follower
 from streams.prequential import K
-from streams.reading import at, consumer
+from streams.reading import at, consumer, release
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Judge:
             while not stop.is_set():
                 await self._read(reader, tp)
         finally:
-            await reader.stop()
+            await release(reader)
 
     async def _read(self, reader: AIOKafkaConsumer, tp: TopicPartition) -> None:
         for record in (await reader.getmany(tp, timeout_ms=200)).get(tp, ()):

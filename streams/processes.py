@@ -34,7 +34,7 @@ from streams.ingest import Ingest, open_packer
 from streams.judge import Judge
 from streams.observers import FeatureObserver, LearnerObserver
 from streams.page.app import create_page
-from streams.reading import consumer
+from streams.reading import consumer, release
 from streams.settings import SUPERVISED, Settings
 from streams.warm import warm_up
 from streams.work import work_directory
@@ -60,7 +60,7 @@ async def ingest(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
         await Ingest(s, reader, writer, packer, metrics).run(stop)
     finally:
         await writer.stop()
-        await reader.stop()
+        await release(reader)
 
 
 async def features(s: Settings, metrics: Metrics, stop: asyncio.Event) -> None:

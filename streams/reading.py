@@ -1,5 +1,6 @@
 """Reads Kafka by position: readers without a group, stretches of a partition, the stamps of derived records."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from streams.settings import Settings
 from streams.topics import security
 
 FETCH_WAIT_MS = 10  # a partition left out of a fetch under way sees its rows that much later
+STOP_SECONDS = 1.0
 POLL_MS, POLL_RECORDS = 500, 200
 
 
@@ -32,11 +34,20 @@ def at(reader: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
         reader.seek(tp, offset)
 
 
+async def release(reader: AIOKafkaConsumer) -> None:
+    """Stop a reader. aiokafka's own `stop` waits for ever where the reader was assigned just before: its first cancellation is lost."""
+    stopping = asyncio.create_task(reader.stop())
+    while not (await asyncio.wait({stopping}, timeout=STOP_SECONDS))[0]:
+        stopping.cancel()  # reaches what it waits for, a second time
+    stopping.result()
+
+
 async def stretch(reader: AIOKafkaConsumer, tp: TopicPartition, start: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
     """The records of a partition that are there now, from `start` up to `stop`; what was removed is passed over."""
     first, end = (await reader.beginning_offsets([tp]))[tp], (await reader.end_offsets([tp]))[tp]
     position, end = max(first, start), end if stop is None else min(end, stop)
-    at(reader, {tp: position})
+    if position < end:
+        at(reader, {tp: position})
     while position < end:
         for record in (await reader.getmany(tp, timeout_ms=POLL_MS, max_records=POLL_RECORDS)).get(tp, ()):
             if record.offset < end:

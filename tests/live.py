@@ -20,7 +20,7 @@ from streams.host import checkpoints_of
 from streams.ingest import tail
 from streams.packing import Output
 from streams.parameters import Assembler
-from streams.reading import at, consumer
+from streams.reading import at, consumer, release
 from streams.replay import records
 from streams.settings import Settings, load
 from streams.supervisor import Child
@@ -133,7 +133,7 @@ async def _ingested(s: Settings) -> bool:
                 return False
         return True
     finally:
-        await reader.stop()
+        await release(reader)
 
 
 def stores(s: Settings, name: str, topic: str) -> list[tuple[Upstream, Checkpoints]]:
@@ -196,7 +196,7 @@ async def _publications(s: Settings) -> list[tuple[str, Publication]]:
                     found.append((whole[0].writer, whole[1]))
         return found
     finally:
-        await reader.stop()
+        await release(reader)
 
 
 def folded(published: Iterable[tuple[str, Publication]], writer: str) -> dict[str, pl.DataFrame]:

@@ -15,7 +15,7 @@ from core.position import Upstream
 from monitoring.metrics import Metrics
 from streams import pipeline, processes, topics
 from streams.observers import FeatureObserver
-from streams.reading import at, consumer
+from streams.reading import at, consumer, release
 from streams.settings import Settings
 from streams.worker import StageWorker
 from tests import live
@@ -92,7 +92,7 @@ async def _letters(s: Settings, tp: TopicPartition) -> list[Any]:
             found += (await reader.getmany(tp, timeout_ms=500)).get(tp, ())
         return found
     finally:
-        await reader.stop()
+        await release(reader)
 
 
 def recreate(s: Settings, topic: str) -> None:

@@ -20,7 +20,7 @@ from streams import dead_letter_box
 from streams.dead_letter_box import Choice, Letter, Places, letter_of, mark_of, readable
 from streams.dead_letters import topic_of
 from streams.page.threads import Threads
-from streams.reading import consumer, stretch
+from streams.reading import consumer, release, stretch
 from streams.settings import Settings
 from streams.topics import admin
 
@@ -242,7 +242,7 @@ class Letters:
     async def _close(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            await reader.stop()
+            await release(reader)
 
     async def close(self) -> None:
         await self._close()

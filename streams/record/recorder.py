@@ -18,7 +18,7 @@ from core.errors import FreshetError, PositionLostError, SettingsError
 from core.position import Upstream
 from streams.dead_letters import topic_of
 from streams.decode import RawMessage
-from streams.reading import at, consumer
+from streams.reading import at, consumer, release
 from streams.record.files import OTHER_HOURS, Position, RecordedPartition, hour_of, partitions
 from streams.record.hours import EventTimes
 from streams.settings import Settings
@@ -247,7 +247,7 @@ async def _reading(s: Settings, run: Callable[[AIOKafkaConsumer], Awaitable[None
     try:
         await run(reader)
     finally:
-        await reader.stop()
+        await release(reader)
 
 
 def topic_named(s: Settings, name: str) -> str:

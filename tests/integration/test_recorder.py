@@ -30,7 +30,7 @@ from streams.cli import dlt
 from streams.cli.record import record as record_command
 from streams.dead_letter_box import Choice, DeadLetterBox, Sent
 from streams.decode import RawMessage
-from streams.reading import at, consumer
+from streams.reading import at, consumer, release
 from streams.record import RecordedPartition, record, replay_recording
 from streams.replay import replay_topic
 from streams.settings import Settings
@@ -59,7 +59,7 @@ async def _retained(s: Settings, tp: TopicPartition) -> list[RawMessage]:
                 found.append(RawMessage(r.key, r.value, tuple(r.headers), r.timestamp, r.offset))
         return found
     finally:
-        await reader.stop()
+        await release(reader)
 
 
 @contextmanager
