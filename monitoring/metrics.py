@@ -34,7 +34,7 @@ CLOSED_LABELS: Mapping[str, tuple[str, ...]] = {
     "stage": STAGES,
     "source": SOURCES,
     "reason": REFUSALS,
-    "process": PROCESSES,
+    "child": PROCESSES,  # not "process": scrape configurations use that
     "kind": KINDS,
     "cause": CAUSES,
     "list": LISTS,
@@ -377,7 +377,7 @@ class Metrics:
     # Supervisor
 
     def _define_restarts(self) -> None:
-        self.restarts = self._counter("restarts_total", "Child processes started again after they died", "process")
+        self.restarts = self._counter("restarts_total", "Child processes started again after they died", "child")
         for process in PROCESSES:
             self.restarts.labels(process)
 

@@ -24,7 +24,7 @@ COUNTERS: Mapping[str, tuple[str, str]] = {
 SUMS: Mapping[str, tuple[str, str]] = {
     "freshet_lag_records": ("lag_records", "stage"),
     "freshet_tokenized_rows": ("tokenized_rows", ""),
-    "freshet_restarts_total": ("restarts", "process"),
+    "freshet_restarts_total": ("restarts", "child"),
 }
 MAXIMA: Mapping[str, tuple[str, str]] = {
     "freshet_lag_seconds": ("lag_seconds", "stage"),

@@ -43,6 +43,7 @@ from streams.writer import Writer, producer
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0
+PORTS_TRIED = 200
 SWITCH_SECONDS = 0.001  # a stage computes beside the event loop: at the default of 5 ms every hop between them costs that much
 
 
@@ -214,6 +215,15 @@ def address(host: str, port: int) -> str:
     """How this machine reaches a port that listens at `host`, which may stand for all addresses."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+
+
+def free_port_from(host: str, first: int) -> int:
+    """The first port from `first` on that is free now. Low ones stay free: the ports that connections take by themselves are high."""
+    for port in range(first, first + PORTS_TRIED):
+        with contextlib.suppress(OSError):
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            return port
+    raise SettingsError(f"none of the ports {first} to {first + PORTS_TRIED - 1} at {host} is free: `freshet up` needs some for /metrics")
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -121,7 +121,7 @@ def _alerts() -> Json:
 
 def _restarts() -> Json:
     about = "Processes that `freshet up` started again after they died, the broker among them, in 10 minutes. Good: 0."
-    query = Query("sum by (exported_process) (increase(freshet_restarts_total[10m]))", "{{exported_process}}")
+    query = Query("sum by (child) (increase(freshet_restarts_total[10m]))", "{{child}}")
     return timeseries("Restarts by freshet up", about, "none", query, runbook="process-down")
 
 

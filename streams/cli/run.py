@@ -32,13 +32,14 @@ from streams.cli.common import (
     settings,
     tell,
 )
-from streams.processes import address, bound, free_port
+from streams.processes import address, bound, free_port, free_port_from
 from streams.settings import Settings
 from streams.signals import interrupts
 from streams.supervisor import NEEDS_HELP, Supervisor, supervised
 from streams.warm import warm_up
 
 READY_SECONDS = 90.0
+METRICS_PORTS = 9101  # the first that `freshet up` gives to /metrics
 
 
 def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace: Namespace = None) -> None:
@@ -47,18 +48,17 @@ def up(bootstrap_servers: Bootstrap = None, data_dir: DataDir = None, namespace:
     Example: freshet up, then: freshet produce --demo, then open the page: http://127.0.0.1:8090
     """
     s = with_ports(settings(bootstrap_servers, data_dir, namespace))
-    ports = {name: free_port() for name in ("ingest", "features", "learner")}
-    own = free_port()
+    registry = CollectorRegistry()
+    metrics, own = Metrics(registry, "up"), free_port_from(s.http_host, METRICS_PORTS)
+    start_http_server(own, s.http_host, registry)
+    ports = metrics_ports(s, own + 1)
     targets = {name: address(s.http_host, port) for name, port in scraped(s, {**ports, "up": own}).items()}
     s = s.model_copy(update={"metrics_targets": {name: f"http://{at}/metrics" for name, at in targets.items()}})
-    registry = CollectorRegistry()
-    metrics = Metrics(registry, "up")
     with (
         interrupts() as stop,
         cluster(s, metrics.restarted) as s,
         running(s, {**ports, "server": 0, "page": 0}, metrics.restarted) as (base, children),
     ):
-        start_http_server(own, s.http_host, registry)
         for line in (
             f"page        http://{targets['page']}",
             f"server      {base}/v1/recommend/USER   {base}/docs",
@@ -85,6 +85,15 @@ def with_ports(s: Settings) -> Settings:
             bound(s.http_host, port, setting).close()
         chosen[setting] = port or free_port()
     return s.model_copy(update={**chosen, "server_url": f"http://{address(s.http_host, chosen['http_port'])}"})
+
+
+def metrics_ports(s: Settings, first: int) -> dict[str, int]:
+    """A port for the /metrics of each stage, from `first` on."""
+    ports: dict[str, int] = {}
+    for name in ("ingest", "features", "learner"):
+        ports[name] = first = free_port_from(s.http_host, first)
+        first += 1
+    return ports
 
 
 def scraped(s: Settings, ports: dict[str, int]) -> dict[str, int]:

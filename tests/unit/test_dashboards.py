@@ -174,7 +174,7 @@ def test_an_alert_asks_for_what_is_exported(rule: dict[str, Any]) -> None:
         ("rate(freshet_freshness_seconds[5m])", "", "no metric freshet_freshness_seconds"),
         ('freshet_lag_seconds{writer="a=b"}', "", "freshet_lag_seconds has no writer"),
         ("sum by (stage, level) (freshet_lag_seconds)", "", "nothing has level"),
-        ("sum by (process) (freshet_restarts_total{process='broker'})", "", ""),
+        ("sum by (child, process) (freshet_restarts_total{child='broker'})", "", ""),
         ("sum by (stage) (freshet_lag_seconds)", "{{topic}}", "the legend's topic is lost"),
         ("vector(1)", "", "no metric at all"),
     ],

@@ -154,7 +154,7 @@ def test_values_of_closed_labels_are_in_their_sets(used: Metrics, registry: Coll
         ("cache_refused_rows_total", {"reason": "nonfinite"}, 2),
         ("cache_refused_rows_total", {"reason": "stale"}, 0),
         ("serving_seconds_sum", {"source": "personal"}, 0.0002),
-        ("restarts_total", {"process": "broker"}, 1),
+        ("restarts_total", {"child": "broker"}, 1),
         ("build_info", {"version": version(), "python": platform.python_version()}, 1),
     ],
 )

@@ -149,7 +149,7 @@ def test_it_has_metrics_of_its_own(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     Metrics(registry).restarted("learner")
     app = create_page(load(bootstrap_servers=NOBODY, data_dir=tmp_path), registry)
-    assert 'freshet_restarts_total{process="learner"} 1.0' in ask(app, "GET", "/metrics").text
+    assert 'freshet_restarts_total{child="learner"} 1.0' in ask(app, "GET", "/metrics").text
     assert ask(app, "GET", "/healthz").json() == {"status": "ok"}
 
 
