@@ -103,7 +103,10 @@ def scraped(s: Settings, ports: dict[str, int]) -> dict[str, int]:
 
 @contextlib.contextmanager
 def running(s: Settings, names: dict[str, int], restarted: Callable[[str], None] = lambda name: None) -> Iterator[tuple[str, Supervisor]]:
-    """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block."""
+    """Topics made, children started and the server ready; yields the server's address and the children. All are gone after the block.
+
+    `s`: with its ports, as `with_ports` chooses them.
+    """
     create_topics(s)
     with console.status("compiling kernels (the first time about a minute)"):
         warm_up(s)

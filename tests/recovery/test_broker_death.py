@@ -8,7 +8,7 @@ import pytest
 from streams import bundled
 from streams.broker import EmbeddedBroker
 from streams.cli.common import cluster
-from streams.cli.run import running
+from streams.cli.run import running, with_ports
 from streams.client import Client
 from streams.producing import Message, Sender
 from streams.settings import Settings, load
@@ -35,7 +35,8 @@ def _kill_java() -> None:
 
 def test_a_dead_broker_is_started_again(broker: EmbeddedBroker, tmp_path: Path) -> None:
     restarts: list[str] = []
-    settings = load(data_dir=tmp_path, http_port=0, bootstrap_servers="", session_timeout_seconds=6, max_users=1 << 15, max_items=1 << 14)
+    small = {"session_timeout_seconds": 6, "max_users": 1 << 15, "max_items": 1 << 14}
+    settings = with_ports(load(data_dir=tmp_path, http_port=0, page_port=0, bootstrap_servers="", **small))
     events = list(bundled.event_messages())
     with cluster(settings, restarts.append) as s, running(s, NAMES) as (base, _):
         client = Client(base)
