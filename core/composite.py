@@ -10,9 +10,10 @@ import polars as pl
 
 from core.clock import MergedClock
 from core.frames import pick
+from core.ids import SEGMENT_ROWS
 from core.schemas import EVENT, TICK
 from core.snapshot import Snapshot
-from core.stage import SEGMENT_ROWS, Examples, Learner, Publication
+from core.stage import Examples, Learner, Publication
 
 
 class CompositeStage:

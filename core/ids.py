@@ -9,8 +9,8 @@ import numpy as np
 
 from core.errors import SettingsError
 from core.snapshot import Snapshot
-from core.stage import SEGMENT_ROWS
 
+SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
 _FILE = "ids.msgpack"
 _RESERVE = 2 * SEGMENT_ROWS  # new ids that one segment of the log can bring: a user and an item a row
 

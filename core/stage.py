@@ -3,17 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 
+from core.ids import IdMap
 from core.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from core.ids import IdMap  # which needs SEGMENT_ROWS
-
-SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class Learner(Protocol):
     name: str
 
     @property
-    def tables(self) -> "Mapping[str, IdMap]":
+    def tables(self) -> Mapping[str, IdMap]:
         """The ids that it has rows for, by kind: "users", "items"."""
 
     def learn_many(self, examples: Examples) -> None:

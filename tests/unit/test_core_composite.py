@@ -12,10 +12,11 @@ from core.clock import MergedClock
 from core.composite import CompositeStage
 from core.driver import StageDriver
 from core.errors import GapError, PositionLostError
+from core.ids import SEGMENT_ROWS
 from core.position import Range, Record, Stamp, Upstream
 from core.schemas import EVENT, EXAMPLE_BASE, ITEM, TICK
 from core.snapshot import Snapshot
-from core.stage import SEGMENT_ROWS, Examples, Learner
+from core.stage import Examples, Learner
 from tests.snapshots import save
 
 ROWS = 900

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from core.errors import SettingsError
-from core.ids import IdMap
-from core.stage import SEGMENT_ROWS
+from core.ids import SEGMENT_ROWS, IdMap
 from tests.snapshots import save
 
 CAPACITY = 8 * SEGMENT_ROWS

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from core.composite import CompositeStage
 from core.errors import SettingsError, SnapshotError
+from core.ids import SEGMENT_ROWS
 from core.schemas import EVENT, EXAMPLE_BASE, ITEM, TICK
-from core.stage import SEGMENT_ROWS, Examples
+from core.stage import Examples
 from features.config import ItemConfig
 from features.item_stage import ITEM_POPULARITY, ItemFeatures
 from tests.naive_items import NaiveItems, Recorder

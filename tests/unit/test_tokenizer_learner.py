@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from core.composite import CompositeStage
 from core.errors import SettingsError, SnapshotError
+from core.ids import SEGMENT_ROWS
 from core.schemas import EVENT, ITEM
 from core.snapshot import Snapshot
-from core.stage import SEGMENT_ROWS, Examples
+from core.stage import Examples
 from learners.tokenizer import TokenizerConfig, TokenizerLearner, codebook, kernel, refresh
 from learners.tokenizer.content import content_vector
 from tests.snapshots import save
