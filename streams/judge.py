@@ -17,7 +17,7 @@ from core.schemas import EVENT, decode
 from learners.cache import ParameterCache
 from monitoring.metrics import Metrics
 from streams.following import Follower
-from streams.prequential import K
+from streams.prequential import K, reciprocal_rank
 from streams.reading import at, consumer, release
 from streams.settings import Settings
 
@@ -91,11 +91,6 @@ class Judge:
             self.metrics.overtaken()
             return
         self.metrics.listed({name: reciprocal_rank([listed.item_id for listed in items], item_id) for name, items in lists.items()})
-
-
-def reciprocal_rank(items: list[str], wanted: str) -> float:
-    """1 / rank, ranks from 1; 0 where it is not listed."""
-    return 1 / (items.index(wanted) + 1) if wanted in items else 0.0
 
 
 def _clicks(rows: pl.DataFrame, most: int) -> Iterator[tuple[str, str, int]]:

@@ -17,6 +17,11 @@ def sampled(position: int, share: float) -> bool:
     return partition_of(str(position), BUCKETS) < share * BUCKETS
 
 
+def reciprocal_rank(items: Sequence[str], wanted: str) -> float:
+    """1 / rank; 0 where it is not listed."""
+    return 1 / (items.index(wanted) + 1) if wanted in items else 0.0
+
+
 class ListScores:
     """HR@20 and MRR@20 of one kind of list."""
 
@@ -26,9 +31,9 @@ class ListScores:
 
     def add(self, items: Sequence[str], clicked: str) -> None:
         self.judged += 1
-        if clicked in items:
-            self.hits += 1
-            self._reciprocal += 1 / (items.index(clicked) + 1)
+        found = reciprocal_rank(items, clicked)
+        self.hits += found > 0
+        self._reciprocal += found
 
     @property
     def hit_rate(self) -> float:

@@ -8,13 +8,14 @@ from typing import Any
 import msgspec
 import polars as pl
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
 from core.errors import SendError, SettingsError
 from streams.settings import Settings
 from streams.topics import EVENT_RECORD_BYTES, security
 
 Message = tuple[bytes | None, bytes | None]
+SILENT_SECONDS = 60.0  # without an acknowledgement: the client itself waits for a broker that is gone for ever
 ROWS = 50_000  # of a Parquet file, read at once
 EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", "ts", "value", "request_id", "context")
 
@@ -25,6 +26,7 @@ class Sender:
     def __init__(self, s: Settings) -> None:
         self._producer = KafkaProducer(**security(s), acks="all", linger_ms=5, max_request_size=EVENT_RECORD_BYTES)
         self._failure: BaseException | None = None
+        self._acknowledged = 0
 
     def send(self, topic: str, message: Message) -> Any:
         """Hand over one message; the client's future of its acknowledgement.
@@ -36,17 +38,37 @@ class Sender:
             raise SendError(f"a message did not reach {topic}: {self._failure!r}")
         key, value = message
         try:
-            return self._producer.send(topic, value, key).add_errback(self._failed)
+            return self._producer.send(topic, value, key).add_callback(self._arrived).add_errback(self._failed)
         except KafkaError as error:
             raise SendError(f"a message cannot be sent to {topic}: {error!r}") from error
+
+    def _arrived(self, _: object) -> None:
+        self._acknowledged += 1
 
     def _failed(self, error: BaseException) -> None:
         self._failure = error
 
     def flush(self) -> None:
-        self._producer.flush()
+        """Wait until Kafka has all of them.
+
+        Raises:
+            SendError: one did not arrive, or for SILENT_SECONDS none was acknowledged.
+        """
+        while not self._flushed():
+            pass
         if self._failure is not None:
             raise SendError(f"a message did not arrive: {self._failure!r}")
+
+    def _flushed(self) -> bool:
+        """Whether all are acknowledged; a long queue may take several goes."""
+        before = self._acknowledged
+        try:
+            self._producer.flush(timeout=SILENT_SECONDS)
+        except KafkaTimeoutError as error:
+            if self._acknowledged == before:
+                raise SendError(f"Kafka acknowledged nothing for {SILENT_SECONDS:.0f} s: is the broker still there?") from error
+            return False
+        return True
 
     def close(self) -> None:
         self._producer.close(timeout=10)

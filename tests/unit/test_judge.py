@@ -13,7 +13,7 @@ from learners.cache import ParameterCache
 from monitoring.metrics import Metrics
 from streams import judge as module
 from streams.following import Follower
-from streams.judge import Allowance, Judge, reciprocal_rank
+from streams.judge import Allowance, Judge
 from streams.settings import load
 
 
@@ -102,10 +102,6 @@ def test_less_than_one_a_second_still_comes_to_one(clock: Clock) -> None:
         allowance.take(count)
         taken += count
     assert taken == pytest.approx(11, abs=1)
-
-
-def test_ranks_count_from_one() -> None:
-    assert [reciprocal_rank(["a", "b"], wanted) for wanted in ("a", "b", "c")] == [1.0, 0.5, 0.0]
 
 
 def test_none_are_judged_where_the_setting_is_0(registry: CollectorRegistry) -> None:

@@ -1,6 +1,7 @@
 """What `produce` reads from files, and that a message that did not arrive is told."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Future:
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
+    def add_callback(self, told: Any) -> "Future":
+        if self.error is None:
+            told(None)
+        return self
+
     def add_errback(self, told: Any) -> "Future":
         if self.error is not None:
             told(self.error)
@@ -76,7 +82,7 @@ class Client:
             raise MessageSizeTooLargeError("too large")
         return Future(KafkaTimeoutError("timed out") if failed else None)
 
-    def flush(self) -> None:
+    def flush(self, timeout: float) -> None:
         self.flushed += 1
 
     def close(self, timeout: float) -> None:
@@ -106,6 +112,39 @@ def test_one_that_did_not_arrive_is_told(failing: int, raised: bool, monkeypatch
     with pytest.raises(SendError, match="too large" if raised else "timed out"):
         send_all(sender(client, monkeypatch), "events", MESSAGES)
     assert len(client.sent) == failing
+
+
+class Slow(Client):
+    """Acknowledges a message at each flush that times out, as long as there are some; then it is done, or silent."""
+
+    def __init__(self, queued: int, silent: bool) -> None:
+        super().__init__()
+        self.queued, self.silent, self.told = queued, silent, list[Any]()
+
+    def send(self, topic: str, value: bytes | None, key: bytes | None) -> Any:
+        class Waiting(Future):
+            def add_callback(own, told: Any) -> "Future":
+                self.told.append(told)
+                return own
+
+        return Waiting(None)
+
+    def flush(self, timeout: float) -> None:
+        super().flush(timeout)
+        if self.queued:
+            self.queued -= 1
+            self.told.pop()(None)
+            raise KafkaTimeoutError("timed out")
+        if self.silent:
+            raise KafkaTimeoutError("timed out")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_long_queue_is_waited_for_and_a_broker_that_is_gone_is_not(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Slow(3, silent)
+    with pytest.raises(SendError, match="acknowledged nothing for") if silent else nullcontext():
+        send_all(sender(client, monkeypatch), "events", MESSAGES[:4])
+    assert client.flushed == 4
 
 
 def test_a_rate_spreads_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
