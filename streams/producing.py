@@ -1,5 +1,6 @@
 """The producer side: kafka-python behind the `produce`, `replay` and `demo` commands."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from core.errors import SendError, SettingsError
 from streams.settings import Settings
 from streams.topics import EVENT_RECORD_BYTES, security
 
+log = logging.getLogger(__name__)
 Message = tuple[bytes | None, bytes | None]
+CLOSE_SECONDS = 10.0
 SILENT_SECONDS = 60.0  # without an acknowledgement: the client itself waits for a broker that is gone for ever
 ROWS = 50_000  # of a Parquet file, read at once
 EVENT_COLUMNS = ("event_id", "type", "user_id", "item_id", "ts", "value", "request_id", "context")
@@ -71,7 +74,11 @@ class Sender:
         return True
 
     def close(self) -> None:
-        self._producer.close(timeout=10)
+        """Waits a little for what `flush` did not wait for; what is left then is told of, and lost."""
+        try:
+            self._producer.close(timeout=CLOSE_SECONDS)
+        except KafkaTimeoutError:
+            log.warning("Kafka did not acknowledge the last messages: they may or may not have arrived")
 
 
 def send_all(

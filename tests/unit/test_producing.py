@@ -147,6 +147,17 @@ def test_a_long_queue_is_waited_for_and_a_broker_that_is_gone_is_not(silent: boo
     assert client.flushed == 4
 
 
+def test_a_close_without_acknowledgements_tells_and_does_not_hide_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def close(self: Client, timeout: float) -> None:
+        raise KafkaTimeoutError("timed out")
+
+    monkeypatch.setattr(Client, "close", close)
+    sender(Client(), monkeypatch).close()
+    assert "did not acknowledge the last messages" in caplog.text
+
+
 def test_a_rate_spreads_the_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("streams.producing.time.monotonic", lambda: 1_000.0)  # a clock that stands still: all of the wait is asked for
