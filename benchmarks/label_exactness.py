@@ -1,0 +1,58 @@
+"""Where each policy's weights lead at constant features, and that two ways of getting them wrong are found out."""
+
+import argparse
+from collections.abc import Sequence
+
+from benchmarks.report import report
+from core.labels import DEFER, DEFUSE, FINAL_POSITIVE, LATE, POLICIES, POSITIVE_KINDS
+from evaluation.delayed import PAIRS, Delay, Emissions, Weigh, emissions, rest_point, rest_points
+from learners.labels.weights import weights
+
+TOLERANCE = 1e-3
+
+
+def defer_three_copies(true: Delay) -> Emissions:
+    """DEFER's rows with a late positive sent once more at the horizon: wrong, it then counts three times."""
+    return [*emissions(DEFER, true), (FINAL_POSITIVE, true.p_dp)]
+
+
+def defuse_two_more(policy: int, kind: int, f: float, p_dp: float, p_rn: float) -> tuple[float, float]:
+    """DEFUSE with 2 + p_dp on every positive: wrong, though public code has it."""
+    return (2.0 + p_dp, 0.0) if kind in (*POSITIVE_KINDS[:1], LATE) else weights(policy, kind, f, p_dp, p_rn)
+
+
+def found(policy: int, true: Delay, rows: Emissions | None = None, weigh: Weigh = weights) -> list[float]:
+    """Rest points of a policy, by default with its own rows and weights."""
+    return rest_points(policy, emissions(policy, true) if rows is None else rows, true, weigh)
+
+
+def distance(policy: int, true: Delay, points: Sequence[float]) -> float:
+    """Of the farthest rest point from where the only one belongs; 1 where there is none."""
+    return max((abs(point - rest_point(policy, true)) for point in points), default=1.0)
+
+
+def is_exact(policy: int, true: Delay, points: Sequence[float]) -> bool:
+    return len(points) == 1 and distance(policy, true, points) <= TOLERANCE
+
+
+def tried(true: Delay) -> dict[str, tuple[int, list[float]]]:
+    """Name -> policy, its rest points; the two wrong ones at the end."""
+    own = {name: (policy, found(policy, true)) for policy, name in enumerate(POLICIES)}
+    wrong = {
+        "defer, three copies": (DEFER, found(DEFER, true, defer_three_copies(true))),
+        "defuse, 2 + p_dp": (DEFUSE, found(DEFUSE, true, weigh=defuse_two_more)),
+    }
+    return {**own, **wrong}
+
+
+def main(arguments: Sequence[str]) -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks label-exactness", description=__doc__).parse_args(arguments)
+    of_pairs = {true: tried(true) for true in (Delay(*pair) for pair in PAIRS)}
+    notes, figures = {"p": "  ".join(f"{true.p:.4f}" for true in of_pairs)}, {}
+    for name in next(iter(of_pairs.values())):
+        points = {true: of[name] for true, of in of_pairs.items()}
+        exact = all(is_exact(policy, true, found) for true, (policy, found) in points.items())
+        places = "  ".join("|".join(f"{point:.4f}" for point in found) for _, found in points.values())
+        notes[name] = f"{places}  {'exact' if exact else 'WRONG'}"
+        figures[f"{name}: off, per mille"] = max(1_000.0 * distance(policy, true, found) for true, (policy, found) in points.items())
+    report("rest points of delayed labels at constant features", figures, notes)
