@@ -8,7 +8,7 @@ first positive event, w the policy's window and A its horizon, each policy tells
     es-dfm, defuse     as vanilla; at t + A: matured_in_window | matured_late | matured_negative
     fnw, fnc           negative at t; if c <= A, late at t + c
     wait               at t + A: final_positive | final_negative
-    defer              at t + w: in_window | negative; if w < c <= A, late at t + c; at t + A: final_positive | matured_late | final_negative
+    defer                as vanilla; at t + A: final_positive | matured_late | final_negative
     sliver             at the next multiple of 30 s: in_window after a positive event, final_negative after the exit or the horizon
 
 Sources: FNW and FNC arXiv 1907.06558, ES-DFM 2012.03245, DEFER 2104.14121, DEFUSE 2202.06472, Sliver 2402.14399.
