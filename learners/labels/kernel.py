@@ -197,7 +197,7 @@ def predict_rows(of: Weights, rule: Rule, label: int, policy: int, categorical: 
     """Fill float64 [n, HEADS]: the probability served, p_dp, p_rn; NaN where a number told of the example is none."""
     logits = np.empty(HEADS)
     for i in range(out.shape[0]):
-        add_logits(of, rule, label, categorical[i], numeric[i], logits)
+        told = add_logits(of, rule, label, categorical[i], numeric[i], logits)
         for h in range(HEADS):
-            out[i, h] = probability(logits[h])
+            out[i, h] = probability(logits[h]) if told else math.nan
         out[i, MAIN] = served(policy, out[i, MAIN])

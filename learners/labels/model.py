@@ -47,6 +47,8 @@ class OnlineLogistic:
         Raises:
             ValueError: an index is out of its range, or shapes differ.
         """
+        if not label.shape == policy.shape == kind.shape == (len(label),):
+            raise ValueError(f"rows need a label, policy and kind each, got {label.shape}, {policy.shape} and {kind.shape}")
         self._check(categorical, numeric, len(label))
         _check_range("label", label, 0, len(self.config.labels))
         _check_range("policy", policy, 0, len(POLICIES))
@@ -58,8 +60,14 @@ class OnlineLogistic:
         return self.predict_heads(label, policy, categorical, numeric)[:, MAIN]
 
     def predict_heads(self, label: int, policy: int, categorical: np.ndarray, numeric: np.ndarray) -> np.ndarray:
-        """float64 [n, 3]: probability of the label, p_dp, p_rn."""
+        """float64 [n, 3]: probability of the label, p_dp, p_rn.
+
+        Raises:
+            ValueError: an index is out of its range, or shapes differ.
+        """
         self._check(categorical, numeric, len(categorical))
+        _check_range("label", np.array([label]), 0, len(self.config.labels))
+        _check_range("policy", np.array([policy]), 0, len(POLICIES))
         out = np.empty((len(categorical), HEADS))
         kernel.predict_rows(self._weights, self._rule, label, policy, categorical, numeric, out)
         return out
@@ -71,8 +79,8 @@ class OnlineLogistic:
         return {"log_loss": sums[LOSS] / every, "predicted_rate": sums[PREDICTED] / every, "observed_rate": sums[OBSERVED] / every}
 
     def _check(self, categorical: np.ndarray, numeric: np.ndarray, n: int) -> None:
-        if categorical.shape[:1] != (n,) or numeric.shape != (n, self.config.numerics):
-            raise ValueError(f"{n} rows need {self.config.numerics} numbers each, got {categorical.shape} and {numeric.shape}")
+        if categorical.ndim != 2 or len(categorical) != n or numeric.shape != (n, self.config.numerics):
+            raise ValueError(f"{n} rows need buckets and {self.config.numerics} numbers each, got {categorical.shape} and {numeric.shape}")
         _check_range("categorical", categorical, -1, self.config.buckets)
 
     def snapshot(self, into: Snapshot) -> None:
