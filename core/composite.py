@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 
 from core.clock import MergedClock
+from core.errors import SnapshotError
 from core.frames import pick
 from core.ids import SEGMENT_ROWS
+from core.position import REBUILD
 from core.schemas import EVENT, TICK
 from core.snapshot import Snapshot
 from core.stage import Examples, Learner, Publication
@@ -30,6 +32,10 @@ class CompositeStage:
         self.ordinal = 0  # event and item rows learned
         self._sent_ms: list[np.ndarray] = []
         self._turn = 0  # the part whose rows are published once more
+
+    @property
+    def _names(self) -> list[str]:
+        return [part.name for part in self.parts]
 
     def apply(self, rows: pl.DataFrame, offset: int) -> None:
         """Learn the rows of one record. `offset` is not needed: ordinals count rows, not records."""
@@ -74,13 +80,20 @@ class CompositeStage:
         return False
 
     def snapshot(self, into: Snapshot) -> None:
-        state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode(), "turn": self._turn}
+        state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode(), "turn": self._turn, "parts": self._names}
         into.write("composite.json", msgspec.json.encode(state))
         for part in self.parts:
             part.snapshot(into.within(part.name))
 
     def restore(self, directory: Path) -> None:
+        """Take up a snapshot, which may be of more parts.
+
+        Raises:
+            SnapshotError: it lacks a part, or one was made under other settings.
+        """
         state = msgspec.json.decode((directory / "composite.json").read_bytes())
+        if missing := [name for name in self._names if name not in state.get("parts", ())]:
+            raise SnapshotError(f"the checkpoint has nothing for {', '.join(missing)}: it was made by other settings; {REBUILD}")
         self.ordinal, self.clock, self._turn = state["ordinal"], MergedClock.from_json(state["clock"].encode()), state["turn"]
         for part in self.parts:
             part.restore(directory / part.name)

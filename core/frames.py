@@ -40,7 +40,21 @@ def from_columns(schema: pl.Schema, columns: Mapping[str, Any]) -> pl.DataFrame:
     return pl.DataFrame([pl.Series(name, columns[name], dtype) for name, dtype in schema.items()])
 
 
-def from_matrix(names: Sequence[str], matrix: np.ndarray) -> pl.DataFrame:
-    """A frame of the columns of `matrix`, [n, len(names)]: slices of one buffer."""
-    n, whole = matrix.shape[0], pl.Series(np.ascontiguousarray(matrix.T).ravel())
-    return pl.DataFrame([whole.slice(at * n, n).alias(name) for at, name in enumerate(names)])
+def constant(name: str, value: Any, dtype: pl.DataType, rows: int) -> pl.Series:
+    """A column of one value."""
+    return pl.Series(name, [value], dtype).new_from_index(0, rows)
+
+
+def from_matrix(name: str, matrix: np.ndarray, present: np.ndarray) -> pl.Series:
+    """A column of arrays: the rows of `matrix`, [k, width], where `present`, bool [n], is true k times; null elsewhere."""
+    column = pl.Series(name, matrix, pl.Array(pl.Float32, matrix.shape[1]))
+    if present.all():
+        return column
+    at = pl.Series(np.where(present, np.cumsum(present) - 1, -1)).replace(-1, None)
+    return column.gather(at)
+
+
+def reorder(rows: pl.DataFrame, order: np.ndarray) -> pl.DataFrame:
+    """The rows at these places, int64 [n]."""
+    at = pl.Series(order)
+    return pl.DataFrame([column.gather(at) for column in rows.get_columns()])

@@ -7,7 +7,7 @@ import polars as pl
 
 from core.errors import FreshetError
 
-EVENT, ITEM, TICK = 0, 1, 2  # `kind` of a row
+EVENT, ITEM, TICK, LABEL = range(4)  # `kind` of a row
 
 EVENT_TYPES = (
     "impression", "click", "view", "like", "follow", "comment", "share",
@@ -33,25 +33,32 @@ BATCHES = pl.Schema(
     }
 )
 
-# `examples`: what the feature stage writes (event and tick rows) and what ingest adds (item rows).
+# `examples`: what the feature stage writes (event, label and tick rows) and what ingest adds (item rows).
 EXAMPLE_BASE = pl.Schema(
     {
         "kind": pl.UInt8(),
         "source": pl.UInt16(),
-        "offset": pl.Int64(),  # of the `batches` record (event, tick) or the `items` record (item)
-        "row": pl.Int32(),  # row in that record: with the offset, the example's position
+        "offset": pl.Int64(),  # of the `batches` record (event, label, tick) or the `items` record (item)
+        "row": pl.Int32(),  # row in that record; of a label: the row that made it due. Order within one row is the log's
         "upstream": pl.Int16(),  # `batches` partition; -1 on item rows, which carry no clock
         "clock_ms": pl.Int64(),  # that partition's clock at the row
         "sent_ms": pl.Int64(),
-        "ts_ms": pl.Int64(),
-        "type": pl.String(),
+        "ts_ms": pl.Int64(),  # event time; of a label: when it was due
+        "type": pl.String(),  # null on label rows, as both ids are
         "user_id": pl.String(),
         "item_id": pl.String(),
-        "value": pl.Float64(),
+        "value": pl.Float64(),  # of a label: 1 or 0
         "request_id": pl.String(),
         "item": pl.String(),
+        "ordinal": pl.Int64(),  # event rows of its partition up to this one; of a label: up to its impression; 0 on other rows
+        "label": pl.String(),  # its name
+        "policy": pl.Int8(),  # of core.labels.POLICIES
+        "label_kind": pl.Int8(),  # of core.labels.KINDS
+        "delay_ms": pl.Int64(),  # from the impression to the label
     }
 )
+NO_LABEL = {"label": None, "policy": -1, "label_kind": -1, "delay_ms": 0}  # of all rows but labels
+USER = "user"  # column of the user's features
 
 
 def user_columns(types: Sequence[str], half_lives_seconds: Sequence[int]) -> list[str]:
@@ -59,9 +66,9 @@ def user_columns(types: Sequence[str], half_lives_seconds: Sequence[int]) -> lis
     return [f"user_{name}_{half_life}s" for name in types for half_life in half_lives_seconds]
 
 
-def examples_schema(columns: Sequence[str]) -> pl.Schema:
-    """`examples` with the declared user columns (float32, as they were before the row; null on item and tick rows)."""
-    return pl.Schema({**EXAMPLE_BASE, **{name: pl.Float32() for name in columns}})
+def examples_schema(width: int) -> pl.Schema:
+    """`examples` with the user's declared features, as they were before the row: float32 [width], null on rows that are no event."""
+    return pl.Schema({**EXAMPLE_BASE, USER: pl.Array(pl.Float32(), width)})
 
 
 # Every table of `parameters` starts with these; what follows is the table's own.

@@ -9,6 +9,7 @@ import msgspec
 from core.errors import SettingsError
 from core.rows import CHUNK_ROWS
 from core.schemas import EVENT_TYPES, user_columns
+from features.label_config import JoinConfig, LabelConfig
 
 MAX_TYPES = 255  # a type's code is one byte in stored rows
 HISTORY_TYPES = tuple(name for name in EVENT_TYPES if name not in ("impression", "hate", "exit"))
@@ -28,6 +29,8 @@ class UserConfig:
     future_seconds: int = 3_600
     duplicate_horizon_seconds: int = 86_400
     user_ttl_seconds: int = 30 * 86_400
+    labels: tuple[LabelConfig, ...] = ()
+    max_open_impressions: int = 1 << 17  # per label
     hot_users: int = 32_768  # rows kept in memory, about 1 kB each; what changed in them is written at a checkpoint
     cache_bytes: int = 64 << 20
 
@@ -36,6 +39,13 @@ class UserConfig:
         _check_positive(self, "history_items", "duplicate_horizon_seconds", "user_ttl_seconds", "hot_users", "cache_bytes")
         if len(self.codes) > MAX_TYPES:
             raise SettingsError(f"`types` and `history_types` name {len(self.codes)} event types; at most {MAX_TYPES} have a code")
+        if self.labels:
+            self.joins.check(tuple(self.codes))
+
+    @property
+    def joins(self) -> JoinConfig:
+        """Of the join of labels; there must be one."""
+        return JoinConfig(self.labels, self.max_open_impressions)
 
     @property
     def columns(self) -> list[str]:
@@ -50,7 +60,8 @@ class UserConfig:
     @property
     def identity(self) -> dict[str, Any]:
         names = ("partition", "types", "half_lives_seconds", "history_types", "history_items")
-        return _settings(self, (*names, "duplicate_horizon_seconds", "user_ttl_seconds"))
+        joins = self.joins.identity if self.labels else {}
+        return {**_settings(self, (*names, "duplicate_horizon_seconds", "user_ttl_seconds")), **joins}
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,11 @@ class ItemConfig:
         _check_positive(self, "capacity", "popularity_half_life_seconds")
         if self.capacity % CHUNK_ROWS:
             raise SettingsError(f"`capacity` must be a multiple of {CHUNK_ROWS} items, got {self.capacity}")
+
+    @property
+    def width(self) -> int:
+        """Counters of an item."""
+        return len(self.types) * len(self.half_lives_seconds)
 
     @property
     def codes(self) -> dict[str, int]:

@@ -114,7 +114,7 @@ class ItemFeatures:
         self._popularity_half_life_ms = float(config.popularity_half_life_seconds * MS)
         self._codes = config.codes
         self._engages = np.array([*(name in config.popularity_types for name in self._codes), False, False])  # codes -2, -1 read the last
-        self._width = len(config.types) * len(config.half_lives_seconds)
+        self._width = config.width
         fields = {"counts": ("<f8", (self._width,)), "count": ("<f8", ()), **dict.fromkeys(_TIMES, ("<i8", ()))}
         self.ids = IdMap(config.capacity)
         self.rows = Rows(config.capacity, fields)

@@ -170,6 +170,15 @@ class JoinConfig:
         if not 0 < self.max_open <= MOST_OPEN:
             raise SettingsError(f"`max_open` must be between 1 and {MOST_OPEN}, got {self.max_open}")
 
+    def check(self, types: Sequence[str]) -> None:
+        """See that every label can come about.
+
+        Raises:
+            SettingsError: a label needs an event type that is not among them.
+        """
+        for label in self.labels:
+            label.rule(types)
+
     @property
     def types(self) -> tuple[str, ...]:
         """Every event type that a label looks at, once."""

@@ -32,6 +32,7 @@ class Emitted(NamedTuple):
     """m label rows in the order of their emission."""
 
     at: np.ndarray  # int64 [m], input rows that stand before it
+    row: np.ndarray  # int64 [m], input row whose clock made it due, or which it tells of at once
     label: np.ndarray  # int64 [m], index of the label
     kind: np.ndarray  # int64 [m], of core.labels.KINDS
     ordinal: np.ndarray  # int64 [m], of the impression
@@ -78,7 +79,7 @@ class LabelJoin:
         turn, kind, ordinal, ts_ms, delay_ms, last = (np.concatenate(column) for column in zip(*told, strict=True))
         order = merge(turn, ts_ms, ordinal, np.cumsum([0, *sizes]))
         label = np.repeat(np.arange(len(told)), sizes)
-        return Emitted(*(column[order] for column in (turn // 2, label, kind, ordinal, ts_ms, delay_ms, last)))
+        return Emitted(*(column[order] for column in (turn // 2, (turn - 1) // 2, label, kind, ordinal, ts_ms, delay_ms, last)))
 
     @property
     def outcomes(self) -> dict[str, dict[str, int]]:

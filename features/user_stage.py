@@ -12,9 +12,9 @@ import polars as pl
 
 from core.clock import UNSET, EventClock
 from core.compiled import compiled
-from core.frames import from_columns, from_matrix, pick
+from core.frames import constant, from_columns, from_matrix, pick
 from core.hashing import fingerprints
-from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, TICK, examples_schema
+from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, NO_LABEL, TICK, USER, examples_schema
 from core.snapshot import Snapshot, check_identity
 from core.stage import Publication
 from features import duplicates
@@ -23,6 +23,8 @@ from features.counters import MS, effective_ms, observe
 from features.duplicates import Duplicates
 from features.history import ENTRY_WORDS, recent_fingerprints, remember
 from features.hot_rows import USED, HotRows
+from features.label_join import LabelJoin
+from features.label_rows import LabelRows
 from features.store import Batch, ExpiringRows, StateStore, dense
 
 USERS = "users"
@@ -33,6 +35,7 @@ OUTCOMES = ("accepted", "duplicate", "late", "future")
 _LAST, _VERSION, _HELD, _COUNTS = 1, 2, 3, 4
 _STATE = "user-stage.json"
 _STORE = "store"
+_LABELS = "labels"
 
 
 @compiled
@@ -92,11 +95,12 @@ class _Rows:
 
 
 class UserStage:
-    """Drops duplicates; counts what each user did and remembers the last items.
+    """Drops duplicates; counts what each user did and remembers the last items; joins impressions and what came of them.
 
-    In: `batches` of one partition. Out: `examples`, a row per accepted event and per tick. Publishes `user_history`.
+    In: `batches` of one partition. Out: `examples`, a row per accepted event, per tick and per label. Publishes `user_history`.
     State: the event clock; ids of the events seen; one row per user: float64 [types x half lives] counters, the last distinct items
-    (those of an unchanged user are at most `user_ttl_seconds` old), the version (EVENT rows of the partition up to the user's last).
+    (those of an unchanged user are at most `user_ttl_seconds` old), the version (EVENT rows of the partition up to the user's last);
+    open impressions.
 
     Expiry goes by `now_ms`: the clock, or the events' own times before it is set, never falling.
     """
@@ -117,7 +121,13 @@ class UserStage:
         self._now_ms = 0
         self._touched: dict[str, None] = {}  # users in order of the first change since the last publication
         self._next_key = b""  # of the store: the user to be published once more
+        self._labels = LabelRows(config.joins, config.future_seconds * MS) if config.labels else None
         self._open(StateStore.empty(self._path, (USERS, duplicates.FAMILY), config.cache_bytes))
+
+    @property
+    def labels(self) -> LabelJoin | None:
+        """The join of labels, None where the settings name none."""
+        return self._labels.join if self._labels else None
 
     def _open(self, store: StateStore) -> None:
         self.store = store
@@ -134,12 +144,14 @@ class UserStage:
         """
         own = self._advance(rows)
         if not own.index.size:
-            return examples_schema(self.config.columns).to_frame()
+            return examples_schema(len(self.config.columns)).to_frame()
         events = pick(own.frame, own.events)
+        ordinal = np.zeros(own.index.size, dtype=np.int64)
+        ordinal[own.events] = self.ordinal + 1 + np.arange(events.height)
         kept, counters = self._learn(events, own.clock_ms[own.events])  # bool [events], float32 [accepted, user columns]
         keep = np.ones(own.index.size, dtype=np.bool_)
         keep[own.events] = kept
-        return self._examples(own, keep, counters, offset)
+        return self._examples(own, keep, ordinal[keep], counters, offset)
 
     def _advance(self, rows: pl.DataFrame) -> _Rows:
         kinds = rows["kind"].to_numpy()
@@ -209,26 +221,24 @@ class UserStage:
         code_of = self._codes.get
         return np.array([code_of(name, -1) for name in types], dtype=np.int64)
 
-    def _examples(self, own: _Rows, keep: np.ndarray, counters: np.ndarray, offset: int) -> pl.DataFrame:
-        kept, index = pick(own.frame, keep), own.index[keep]
+    def _examples(self, own: _Rows, keep: np.ndarray, ordinal: np.ndarray, counters: np.ndarray, offset: int) -> pl.DataFrame:
+        kept, index, clock_ms = pick(own.frame, keep), own.index[keep], own.clock_ms[keep]
         told = {
             "source": np.zeros(index.size, dtype=np.uint16),
             "offset": np.full(index.size, offset, dtype=np.int64),
             "row": index.astype(np.int32),
             "upstream": np.full(index.size, self.config.partition, dtype=np.int16),
-            "clock_ms": own.clock_ms[keep],
+            "clock_ms": clock_ms,
+            "ordinal": ordinal,
         }
-        base = [pl.Series(name, told[name]) if name in told else kept[name] for name in EXAMPLE_BASE]
-        return pl.DataFrame(base).hstack(self._user_columns(counters, own.events[keep]))
-
-    def _user_columns(self, counters: np.ndarray, events: np.ndarray) -> pl.DataFrame:
-        """The counters of the events as columns, nulls on ticks."""
-        if events.all():
-            return from_matrix(self.config.columns, counters)
-        rows = np.full(events.size, -1, dtype=np.int64)
-        rows[events] = np.arange(counters.shape[0])
-        at = pl.Series(rows).replace(-1, None)
-        return pl.DataFrame(counters, schema=dict.fromkeys(self.config.columns, pl.Float32)).select(pl.all().gather(at))
+        base = [
+            pl.Series(name, told[name]) if name in told
+            else constant(name, NO_LABEL[name], dtype, index.size) if name in NO_LABEL
+            else kept[name]
+            for name, dtype in EXAMPLE_BASE.items()
+        ]  # fmt: skip
+        examples = pl.DataFrame([*base, from_matrix(USER, counters, own.events[keep])])
+        return self._labels.weave(examples, self._labels.take(kept, clock_ms, ordinal)) if self._labels else examples
 
     def publish(self) -> Publication | None:
         """`user_history` of the users whose last items changed since the last call; `recent` holds 16-byte fingerprints, newest first."""
@@ -273,6 +283,8 @@ class UserStage:
             "next_key": self._next_key.hex(),
         }
         into.write(_STATE, msgspec.json.encode(state))
+        if self._labels:
+            self._labels.snapshot(into.within(_LABELS))
 
     def restore(self, directory: Path) -> None:
         """Take up a snapshot.
@@ -288,6 +300,8 @@ class UserStage:
         self.clock, self._now_ms = EventClock.from_json(state["clock"].encode()), state["now_ms"]
         self.ordinal, self.outcomes = state["ordinal"], state["outcomes"]
         self._touched, self._next_key = dict.fromkeys(state["touched"]), bytes.fromhex(state["next_key"])
+        if self._labels:
+            self._labels.restore(directory / _LABELS)
 
     def _write_back(self) -> None:
         batch = self.store.batch()
@@ -302,6 +316,8 @@ class UserStage:
         for table in (self._users.table, self._duplicates.rows):
             for key, value in table.live(self._now_ms):
                 state.update(msgspec.msgpack.encode([key, value]))
+        if self._labels:
+            state.update(self._labels.join.digest().encode())
         return state.hexdigest()
 
     def close(self) -> None:

@@ -237,6 +237,15 @@ class Pipeline:
         """
         return self._host.examples
 
+    @property
+    def labels(self) -> pl.DataFrame:
+        """What came of impressions, as the learners were told: a row per label, in order.
+
+        Columns: label, policy, kind (docs/labels.md lists them), value 1 or 0, ordinal and upstream of its impression in `examples`,
+        ts_ms when it was due, delay_ms since the impression.
+        """
+        return self._host.labels
+
     def example(self, at: int = -1) -> dict[str, object]:
         """One row of `examples`; the last one by default.
 

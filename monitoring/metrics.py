@@ -18,6 +18,9 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from core.labels import JOIN_OUTCOMES
+from core.labels import KINDS as LABEL_KINDS
+
 MESSAGE_OUTCOMES = ("accepted", "dead_letter")
 EVENT_OUTCOMES = ("accepted", "duplicate", "late", "future")
 STAGES = ("ingest", "features", "learner", "server")
@@ -30,12 +33,12 @@ LISTS = ("served", "popular")
 STORE_USES = ("tables", "buffers")
 
 CLOSED_LABELS: Mapping[str, tuple[str, ...]] = {
-    "outcome": tuple(dict.fromkeys(MESSAGE_OUTCOMES + EVENT_OUTCOMES)),
+    "outcome": tuple(dict.fromkeys(MESSAGE_OUTCOMES + EVENT_OUTCOMES + JOIN_OUTCOMES)),
     "stage": STAGES,
     "source": SOURCES,
     "reason": REFUSALS,
     "child": PROCESSES,  # not "process": scrape configurations use that
-    "kind": KINDS,
+    "kind": KINDS + LABEL_KINDS,
     "cause": CAUSES,
     "list": LISTS,
     "use": STORE_USES,
@@ -48,6 +51,7 @@ BOUNDED_LABELS: Mapping[str, str] = {
     "table": "tables that the learner stage publishes",
     "writer": "stage partitions that publish",
     "level": "levels of the tokenizer",
+    "label": "labels in the settings",
 }
 
 APPLY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
@@ -55,6 +59,7 @@ CHECKPOINT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SERVING_BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
 FRESHNESS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60)
 AGE_BUCKETS = (0.1, 1, 10, 60, 300, 900, 3_600, 10_800, 43_200, 86_400, 604_800)
+DELAY_BUCKETS = (1, 10, 30, 60, 300, 900, 1_800, 3_600, 10_800, 43_200, 86_400, 259_200)
 ROWS_BUCKETS = (1, 10, 50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000)
 BYTES_BUCKETS = (1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20)
 
@@ -106,8 +111,9 @@ class Metrics:
     """The metrics of one process. Methods may be called from any thread.
 
     Ingest: `decoded`, `dead_letter`, `members`. Stages: `judged`, `aged`, `batch`, `timed_stage`, `timed_publish`, `skipped`, `lag`,
-    `opened`, `checkpointed`, `republished`, `published`, `stored`, `left`. Learner: `updated`, `held`, `turned_over`, `recoded`,
-    `tokenized`. Serving: `visible`, `cached`, `applied`, `refused`, `served`, `listed`, `overtaken`. Process: `restarted`.
+    `opened`, `checkpointed`, `republished`, `published`, `stored`, `left`. Labels: `joined`, `undecided`, `labelled`, `missed`,
+    `modelled`. Learner: `updated`, `held`, `turned_over`, `recoded`, `tokenized`. Serving: `visible`, `cached`, `applied`, `refused`,
+    `served`, `listed`, `overtaken`. Process: `restarted`.
     """
 
     def __init__(self, registry: CollectorRegistry, process: str = "") -> None:
@@ -116,10 +122,12 @@ class Metrics:
         sections: dict[Callable[[], None], tuple[str, ...]] = {
             self._define_ingest: ("ingest",),
             self._define_features: ("features",),
+            self._define_labels: ("features",),
             self._define_records: ("ingest", "features"),
             self._define_lag: ("ingest", "features", "learner", "server"),
             self._define_stages: ("features", "learner"),
             self._define_learner: ("learner",),
+            self._define_label_models: ("learner",),
             self._define_tokens: ("learner",),
             self._define_serving: ("server",),
             self._define_prequential: ("server",),
@@ -191,6 +199,35 @@ class Metrics:
         for use in STORE_USES:
             self.store_bytes.labels(stage, partition, use).set(sizes_bytes[use])
         self.store_cache_bytes.set(sizes_bytes["cache"])
+
+    # Labels
+
+    def _define_labels(self) -> None:
+        self.join_outcomes = self._counter(
+            "join_outcomes_total", "Impressions, and events that could make them positive, by what became of them", "label", "outcome"
+        )
+        self.open_impressions = self._gauge("open_impressions_rows", "Impressions whose label is undecided", "label", "partition")
+        self.labelled_rows = self._counter("labelled_rows_total", "Label rows written, by what they say", "label", "kind")
+        self.labelled_delay = self._histogram(
+            "labelled_delay_seconds", "Event time from an impression to its label row", DELAY_BUCKETS, "label"
+        )
+
+    def joined(self, label: str, outcomes: Mapping[str, int]) -> None:
+        """Impressions, and events that could make them positive, ended so: JOIN_OUTCOMES."""
+        for outcome, count in outcomes.items():
+            self.join_outcomes.labels(label, outcome).inc(count)
+
+    def undecided(self, label: str, partition: int, impressions: int) -> None:
+        """How many impressions of a partition await their label."""
+        self.open_impressions.labels(label, partition).set(impressions)
+
+    def labelled(self, label: str, kinds: Mapping[str, int], delays_seconds: Sequence[float]) -> None:
+        """Label rows were written, of these kinds, so long after their impressions."""
+        for kind, rows in kinds.items():
+            self.labelled_rows.labels(label, kind).inc(rows)
+        observe = self.labelled_delay.labels(label).observe
+        for seconds in delays_seconds:
+            observe(seconds)
 
     # Records between stages
 
@@ -265,6 +302,8 @@ class Metrics:
         _drop(self.published_version, f"{stage}/{partition}")
         for use in STORE_USES:
             _drop(self.store_bytes, stage, partition, use)
+        if stage == "features":
+            self.open_impressions.remove_by_labels({"partition": str(partition)})
 
     # Learner
 
@@ -292,6 +331,28 @@ class Metrics:
         """Ids came into a table, and went to make room."""
         self.admissions.labels(learner, kind).inc(admitted)
         self.evictions.labels(learner, kind).inc(evicted)
+
+    def _define_label_models(self) -> None:
+        self.missing_impressions = self._counter("missing_impressions_total", "Label rows whose impression the learner no longer had")
+        self.prediction_loss = self._gauge(
+            "prediction_loss_ewma", "Log loss of the label's model before it learns, recent impressions first", "label"
+        )
+        self.predicted = self._gauge("predicted_ratio", "Mean predicted probability, recent impressions first", "label")
+        self.observed_share = self._gauge("observed_ratio", "Share of positive labels, recent impressions first", "label")
+        self.clipped_predictions = self._counter(
+            "clipped_predictions_total", "Rows at which a model of policy fnc gave no probability", "label"
+        )
+
+    def missed(self, rows: int) -> None:
+        """Label rows came too late for their impressions."""
+        self.missing_impressions.inc(rows)
+
+    def modelled(self, label: str, log_loss: float, predicted: float, observed: float, clipped: int) -> None:
+        """What the model of a label is worth: decayed means, NaN before the first label; rows clipped since the last call."""
+        self.prediction_loss.labels(label).set(log_loss)
+        self.predicted.labels(label).set(predicted)
+        self.observed_share.labels(label).set(observed)
+        self.clipped_predictions.labels(label).inc(clipped)
 
     def _define_tokens(self) -> None:
         self.token_changes = self._counter("token_changes_total", "Items whose tokens changed, by what moved", "cause")

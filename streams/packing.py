@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from core.clock import EventClock
-from core.frames import pick, stack
+from core.frames import constant, pick, stack
 from core.hashing import partition_of
 from core.position import Range, Stamp, Upstream
-from core.schemas import BATCHES, EVENT, EXAMPLE_BASE, ITEM, TICK
+from core.schemas import BATCHES, EVENT, EXAMPLE_BASE, ITEM, NO_LABEL, TICK
 
 WRITER = "ingest"
 
@@ -115,5 +115,11 @@ def _sourced(rows: pl.DataFrame, source: int) -> pl.DataFrame:
 
 def item_examples(items: pl.DataFrame) -> pl.DataFrame:
     """Catalogue rows as `examples` rows: no upstream clock, no user columns (readers take them as null)."""
-    rows = items.with_columns(row=pl.int_range(pl.len(), dtype=pl.Int32), upstream=pl.lit(-1, pl.Int16), clock_ms=pl.lit(0, pl.Int64))
-    return rows.select(EXAMPLE_BASE.names())
+    fixed = {"upstream": -1, "clock_ms": 0, "ordinal": 0, **NO_LABEL}
+    columns = [
+        constant(name, fixed[name], dtype, items.height) if name in fixed
+        else pl.int_range(items.height, dtype=pl.Int32, eager=True).alias(name) if name == "row"
+        else items[name]
+        for name, dtype in EXAMPLE_BASE.items()
+    ]  # fmt: skip
+    return pl.DataFrame(columns)

@@ -7,19 +7,23 @@ from core.composite import CompositeStage
 from core.position import Upstream
 from core.stage import Learner, Stage
 from features.config import ItemConfig, UserConfig
+from features.impressions import ImpressionsConfig, OpenImpressions
 from features.item_stage import ItemFeatures
 from features.user_stage import UserStage
 from learners.cache import ParameterCache
+from learners.labels import LabelLearner, LogisticConfig
 from learners.recommend import CacheConfig
 from learners.supa.config import POSITIVE_TYPES, SupaConfig
 from learners.supa.learner import SupaLearner
 from learners.tokenizer.config import TokenizerConfig
 from learners.tokenizer.learner import TokenizerLearner
+from streams.label_settings import label_configs
 from streams.settings import Settings
 
 FEATURES = "features"  # name of the user stage: its consumer group, checkpoints and metrics
 LEARNER = "learner"
-PARTS = ("items", "supa", "tokenizer")  # of the learner stage, in order
+PARTS = ("items", "impressions", "labels", "supa", "tokenizer")  # of the learner stage, in order
+_OF_LABELS = ("impressions", "labels")  # these not where the settings name no label
 
 
 def user_config(s: Settings, partition: int) -> UserConfig:
@@ -31,6 +35,8 @@ def user_config(s: Settings, partition: int) -> UserConfig:
         future_seconds=s.future_seconds,
         duplicate_horizon_seconds=s.duplicate_horizon_seconds,
         user_ttl_seconds=s.user_ttl_seconds,
+        labels=label_configs(s.labels, s.event_types),
+        max_open_impressions=s.max_open_impressions,
         cache_bytes=s.store_cache_mib << 20,
     )
 
@@ -49,12 +55,45 @@ def item_config(s: Settings) -> ItemConfig:
     )
 
 
+def impressions_config(s: Settings, upstreams: int) -> ImpressionsConfig:
+    """There must be a label."""
+    labels, items = label_configs(s.labels, s.event_types), item_config(s)
+    return ImpressionsConfig(
+        opens=tuple(dict.fromkeys(type_ for label in labels for type_ in label.opens)),
+        user_width=len(user_config(s, 0).columns),
+        item_width=items.width,
+        upstreams=upstreams,
+        max_open=s.max_open_impressions,
+    )
+
+
+def logistic_config(s: Settings) -> LogisticConfig:
+    """There must be a label."""
+    labels = tuple(label.name for label in label_configs(s.labels, s.event_types))
+    return LogisticConfig(labels=labels, numerics=len(user_config(s, 0).columns) + item_config(s).width, seed=s.seed)
+
+
 def learner_stage(s: Settings, batches_partitions: int, parts: Sequence[str] = PARTS) -> CompositeStage:
-    """Item features, then SUPA, then the tokenizer, which reads SUPA's item vectors; or the first of these alone."""
-    supa = SupaConfig(
+    """Item features; impressions and their labels; SUPA; the tokenizer, which reads SUPA's item vectors. Or the first of these."""
+    made: dict[str, Callable[[], Learner]] = {
+        "items": lambda: ItemFeatures(item_config(s)),
+        "impressions": lambda: OpenImpressions(impressions_config(s, batches_partitions)),
+        "labels": lambda: LabelLearner(logistic_config(s)),
+        "supa": lambda: SupaLearner(supa_config(s)),
+        "tokenizer": lambda: TokenizerLearner(tokenizer_config(s)),
+    }
+    left_out = () if label_configs(s.labels, s.event_types) else _OF_LABELS
+    return CompositeStage([made[name]() for name in parts if name not in left_out], batches_partitions)
+
+
+def supa_config(s: Settings) -> SupaConfig:
+    return SupaConfig(
         dimensions=s.dimensions, max_users=s.max_users, max_items=s.max_items, negative_block_rows=s.negative_block_rows, seed=s.seed
     )
-    tokenizer = TokenizerConfig(
+
+
+def tokenizer_config(s: Settings) -> TokenizerConfig:
+    return TokenizerConfig(
         behaviour_dimensions=2 * s.dimensions,
         capacity=s.max_items,
         words=s.token_words,
@@ -62,12 +101,6 @@ def learner_stage(s: Settings, batches_partitions: int, parts: Sequence[str] = P
         refresh_seconds=s.token_refresh_seconds,
         seed=s.seed,
     )
-    made: dict[str, Callable[[], Learner]] = {
-        "items": lambda: ItemFeatures(item_config(s)),
-        "supa": lambda: SupaLearner(supa),
-        "tokenizer": lambda: TokenizerLearner(tokenizer),
-    }
-    return CompositeStage([made[name]() for name in parts], batches_partitions)
 
 
 def cache(s: Settings) -> ParameterCache:

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.errors import SettingsError
 from core.schemas import EVENT_TYPES
+from features.label_config import JoinConfig
+from streams.label_settings import Labels, label_configs
 
 PREFIX = "FRESHET_"
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,240}")
@@ -68,6 +70,11 @@ class Settings(BaseSettings):
     future_seconds: int = Field(3_600, ge=0, description="Events ahead of the clock by more are counted as future")
     user_half_lives_seconds: tuple[int, ...] = Field((3_600, 86_400), min_length=1, description="Of the user's counters")
     user_ttl_seconds: int = Field(30 * 86_400, gt=0, description="A user not seen for longer is forgotten")
+    labels: Labels | None = Field(
+        None,
+        description="Label -> policy, or a table ([labels](labels.md)); empty: none; default: click = sliver, if there are such events",
+    )
+    max_open_impressions: int = Field(1 << 17, ge=1, description="Impressions that await their labels, per label and partition")
     store_cache_mib: int = Field(64, ge=1, description="RocksDB's block cache, per process")
     popularity_half_life_seconds: int = Field(1_800, gt=0, description="Of `popular now`")
 
@@ -111,11 +118,20 @@ class Settings(BaseSettings):
         names = (self.events_topic, self.items_topic, self.batches_topic)
         if bad := [name for name in names if not TOPIC_NAME.fullmatch(name)]:
             raise ValueError(f"`events_topic`, `items_topic` and `namespace` may have letters, digits, '.', '_' and '-', not {bad[0]!r}")
+        self._check_labels()
         if self.events_topic == self.items_topic:
             raise ValueError(f"`events_topic` and `items_topic` are the same topic: {self.events_topic!r}")
         if "SASL" in self.security_protocol and not self.sasl_username:
             raise ValueError(f"`security_protocol` is {self.security_protocol}, so `sasl_username` (FRESHET_SASL_USERNAME) must be set")
         return self
+
+    def _check_labels(self) -> None:
+        try:
+            configs = label_configs(self.labels, self.event_types)
+            if configs:
+                JoinConfig(configs, self.max_open_impressions).check(self.event_types)
+        except SettingsError as error:
+            raise ValueError(f"`labels`: {error}") from error
 
     def derived(self, name: str) -> str:
         """The topic of a derived log in this namespace."""

@@ -6,11 +6,13 @@ What users see of it is `freshet.testing`.
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from core.composite import CompositeStage
+from core.labels import KINDS, POLICIES
 from core.position import Record
-from core.schemas import TICK, examples_schema, user_columns
+from core.schemas import EVENT, EXAMPLE_BASE, ITEM, LABEL, NO_LABEL, USER, examples_schema, user_columns
 from core.snapshot import Snapshot
 from streams import pipeline
 from streams.decode import DeadLetter, Headers, RawMessage
@@ -51,10 +53,28 @@ class HandFed(LocalPipeline):
         super()._learn(records)
 
     @property
+    def _rows(self) -> pl.DataFrame:
+        nothing = examples_schema(len(self._user_columns)).to_frame()
+        return pl.concat([nothing, *self._learned], how="diagonal")
+
+    @property
+    def _user_columns(self) -> list[str]:
+        return pipeline.user_config(self.s, 0).columns
+
+    @property
     def examples(self) -> pl.DataFrame:
-        """Every row that the learners got, ticks left out; the user columns are null on catalogue rows."""
-        nothing = examples_schema(pipeline.user_config(self.s, 0).columns).to_frame()
-        return pl.concat([nothing, *self._learned], how="diagonal").filter(pl.col("kind") != TICK)
+        """Every event and catalogue row that the learners got; the user's features as columns by name, null on catalogue rows."""
+        rows = self._rows.filter(pl.col("kind").is_in([EVENT, ITEM]))
+        named = [pl.col(USER).arr.get(at, null_on_oob=True).alias(name) for at, name in enumerate(self._user_columns)]
+        return rows.select(*[name for name in EXAMPLE_BASE if name not in NO_LABEL], *named)
+
+    @property
+    def labels(self) -> pl.DataFrame:
+        """Every label row that the learners got."""
+        names = {"policy": POLICIES, "label_kind": KINDS}
+        told = [pl.col(name).replace_strict(dict(enumerate(of)), return_dtype=pl.String) for name, of in names.items()]
+        rows = self._rows.filter(kind=LABEL).with_columns(*told)
+        return rows.select("label", "policy", pl.col("label_kind").alias("kind"), "value", "ordinal", "upstream", "ts_ms", "delay_ms")
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -80,6 +100,7 @@ class HandFed(LocalPipeline):
         assert isinstance(stage, CompositeStage)
         examples = stage.open(rows)
         stage.parts[0].learn_many(examples)
+        at = int(np.flatnonzero(examples.numbers("kind") == EVENT)[-1])  # labels that it makes due stand before and behind it
         names = [name.replace("user_", "item_", 1) for name in user_columns(items.types, items.half_lives_seconds)]
-        users = rows.select(pipeline.user_config(self.s, 0).columns).row(0, named=True)
-        return users, dict(zip(names, examples.columns["item_counts"][0].tolist(), strict=True))
+        users = dict(zip(self._user_columns, examples.rows[USER][at].to_list(), strict=True))
+        return users, dict(zip(names, examples.columns["item_counts"][at].tolist(), strict=True))

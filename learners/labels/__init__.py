@@ -2,6 +2,7 @@
 
 from learners.labels.buckets import bucket_of, buckets_of
 from learners.labels.config import LogisticConfig
+from learners.labels.learner import LabelLearner
 from learners.labels.model import OnlineLogistic
 
-__all__ = ["LogisticConfig", "OnlineLogistic", "bucket_of", "buckets_of"]
+__all__ = ["LabelLearner", "LogisticConfig", "OnlineLogistic", "bucket_of", "buckets_of"]

@@ -50,7 +50,18 @@ def test_from_columns_has_the_schema() -> None:
         frames.from_columns(ROWS.schema, {"id": [], "vector": [], "source": []})
 
 
-@pytest.mark.parametrize("n", [0, 1, 6])
-def test_from_matrix(n: int) -> None:
-    matrix = np.arange(3 * n, dtype=np.float32).reshape(n, 3)
-    assert_frame_equal(frames.from_matrix(["a", "b", "c"], matrix), pl.DataFrame(matrix, schema=["a", "b", "c"]))
+@pytest.mark.parametrize("present", [[True] * 3, [False] * 2, [], [False, True, True, False, True]])
+def test_from_matrix_is_null_where_a_row_is_absent(present: list[bool]) -> None:
+    matrix = np.arange(2 * sum(present), dtype=np.float32).reshape(-1, 2)
+    column, rows = frames.from_matrix("vector", matrix, np.array(present, dtype=bool)), iter(matrix.tolist())
+    assert (column.name, column.dtype) == ("vector", ROWS.schema["vector"])
+    assert column.to_list() == [next(rows) if there else None for there in present]
+
+
+def test_reorder_is_gather() -> None:
+    assert_frame_equal(frames.reorder(ROWS, np.array([4, 0, 0, 2])), ROWS[[4, 0, 0, 2]])
+
+
+def test_constant() -> None:
+    assert frames.constant("a", 3, pl.Int8(), 2).to_list() == [3, 3]
+    assert frames.constant("a", None, pl.String(), 0).dtype == pl.String

@@ -63,6 +63,7 @@ def test_the_pages_are_found() -> None:
             "baselines",
             "design",
             "evaluation",
+            "labels",
             "mappings",
             "operators",
             "producers",

@@ -27,8 +27,8 @@ def rows_of(rows: Sequence[Row]) -> JoinRows:
 
 
 def told_of(emitted: Emitted) -> list[Told]:
-    at, label, kind, ordinal, ts_ms, delay_ms, last = (column.tolist() for column in emitted)
-    return [Told(*row) for row in zip(at, label, [KINDS[k] for k in kind], ordinal, ts_ms, delay_ms, last, strict=True)]
+    at, row, label, kind, ordinal, ts_ms, delay_ms, last = (column.tolist() for column in emitted)
+    return [Told(*told) for told in zip(at, row, label, [KINDS[k] for k in kind], ordinal, ts_ms, delay_ms, last, strict=True)]
 
 
 def random_log(seed: int, rows: int, users: int = 3, items: int = 3) -> list[Row]:
@@ -90,7 +90,7 @@ def cut(log: Sequence[Row], seed: int) -> list[Sequence[Row]]:
 
 
 def shifted(emitted: Emitted, by: int) -> list[Told]:
-    return [row._replace(at=row.at + by) for row in told_of(emitted)]
+    return [told._replace(at=told.at + by, row=told.row + by) for told in told_of(emitted)]
 
 
 def test_how_the_log_is_cut_and_restarts_change_nothing(tmp_path: Path) -> None:

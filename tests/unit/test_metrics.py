@@ -46,6 +46,11 @@ def used(registry: CollectorRegistry, tmp_path: Path) -> Metrics:
     m.republished("learner", 0, 600.0)
     m.published("learner/0", 4_100)
     m.stored("features", 3, {"tables": 100, "buffers": 20, "cache": 7, "cache_limit": 64})
+    m.joined("click", {"opened": 4, "matched": 3, "repeated": 0})
+    m.undecided("click", 3, 11)
+    m.labelled("click", {"in_window": 2, "final_negative": 1}, [30.0, 12.0, 3_000.0])
+    m.missed(2)
+    m.modelled("click", 0.25, 0.5, 0.125, 3)
     m.updated("supa", 256, 1, 0.75)
     m.held("supa", "users", 10, 4_096)
     m.turned_over("supa", "users", 12, 2)
@@ -109,6 +114,16 @@ def test_values_of_closed_labels_are_in_their_sets(used: Metrics, registry: Coll
         ("events_total", {"outcome": "late"}, 3),
         ("events_total", {"outcome": "accepted"}, 0),  # there before it happens, so that a rate sees the first
         ("event_age_seconds_count", {}, 2),
+        ("join_outcomes_total", {"label": "click", "outcome": "matched"}, 3),
+        ("join_outcomes_total", {"label": "click", "outcome": "repeated"}, 0),
+        ("open_impressions_rows", {"label": "click", "partition": "3"}, 11),
+        ("labelled_rows_total", {"label": "click", "kind": "in_window"}, 2),
+        ("labelled_delay_seconds_sum", {"label": "click"}, 3_042),
+        ("missing_impressions_total", {}, 2),
+        ("prediction_loss_ewma", {"label": "click"}, 0.25),
+        ("predicted_ratio", {"label": "click"}, 0.5),
+        ("observed_ratio", {"label": "click"}, 0.125),
+        ("clipped_predictions_total", {"label": "click"}, 3),
         ("batch_rows_sum", {"stage": "ingest"}, 2_000),
         ("batch_bytes_sum", {"stage": "ingest"}, 44_000),
         ("apply_seconds_count", {"stage": "features"}, 1),

@@ -37,7 +37,7 @@ def local(tmp_path: Path) -> Iterator[LocalPipeline]:
 def test_the_learner_tells_what_came_since(local: LocalPipeline, registry: CollectorRegistry) -> None:
     stage = local.learner.stage
     assert isinstance(stage, CompositeStage)
-    _, supa, tokens = stage.parts
+    *_, supa, tokens = stage.parts
     assert isinstance(supa, SupaLearner) and isinstance(tokens, TokenizerLearner)
     observer, before = LearnerObserver(stage, Metrics(registry)), (supa.updates, supa.users.ids.admitted, tokens.recoded, tokens.encodes)
     observer.look()
