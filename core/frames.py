@@ -45,16 +45,21 @@ def constant(name: str, value: Any, dtype: pl.DataType, rows: int) -> pl.Series:
     return pl.Series(name, [value], dtype).new_from_index(0, rows)
 
 
+def places(at: np.ndarray) -> pl.Series:
+    """Row numbers, int64 [n], as columns are indexed by: `column[places(at)]`. Below 0: null."""
+    told = pl.Series(np.maximum(at, 0).astype(np.uint32))
+    return told if not at.size or at.min() >= 0 else told.set(pl.Series(at < 0), None)
+
+
 def from_matrix(name: str, matrix: np.ndarray, present: np.ndarray) -> pl.Series:
     """A column of arrays: the rows of `matrix`, [k, width], where `present`, bool [n], is true k times; null elsewhere."""
     column = pl.Series(name, matrix, pl.Array(pl.Float32, matrix.shape[1]))
     if present.all():
         return column
-    at = pl.Series(np.where(present, np.cumsum(present) - 1, -1)).replace(-1, None)
-    return column.gather(at)
+    return column[places(np.where(present, np.cumsum(present) - 1, -1))]
 
 
 def reorder(rows: pl.DataFrame, order: np.ndarray) -> pl.DataFrame:
     """The rows at these places, int64 [n]."""
-    at = pl.Series(order)
-    return pl.DataFrame([column.gather(at) for column in rows.get_columns()])
+    at = places(order)
+    return pl.DataFrame([column[at] for column in rows.get_columns()])

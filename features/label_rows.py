@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from core.compiled import compiled
-from core.frames import constant, reorder, stack
+from core.frames import constant, places, reorder, stack
 from core.hashing import fingerprints
 from core.labels import KINDS, POLICIES, POSITIVE_KINDS
 from core.schemas import LABEL
@@ -45,10 +45,10 @@ class LabelRows:
         named = np.flatnonzero(codes >= 0)
         pair, request = np.zeros((rows.height, 2), dtype=np.int64), np.zeros(rows.height, dtype=np.int64)
         if named.size:
-            at = pl.Series(named)
-            users, items = (fingerprints(rows[name].gather(at).to_list()) for name in ("user_id", "item_id"))
+            at = places(named)
+            users, items = (fingerprints(rows[name][at].to_list()) for name in ("user_id", "item_id"))
             pair[named] = (users * _USER_FACTOR + items).view(np.int64)
-            request[named] = _requests(rows["request_id"].gather(at))
+            request[named] = _requests(rows["request_id"][at])
         ts_ms = effective_ms(rows["ts_ms"].to_numpy(), clock_ms, self._future_ms)
         return self.join.take(JoinRows(ts_ms, clock_ms, codes, pair, request, ordinal))
 
@@ -56,7 +56,7 @@ class LabelRows:
         """`examples` of the rows that `take` was given, n of them, with their label rows at their places."""
         if not told.row.size:
             return examples
-        at, m = pl.Series(told.row), told.row.size
+        at, m = places(told.row), told.row.size
         columns = {
             "ts_ms": told.ts_ms,
             "value": _POSITIVE[told.kind].astype(np.float64),
@@ -66,7 +66,7 @@ class LabelRows:
             "label_kind": told.kind.astype(np.int8),
             "delay_ms": told.delay_ms,
         }
-        cause = {name: examples[name].gather(at) for name in ("source", "offset", "row", "upstream", "clock_ms", "sent_ms")}
+        cause = {name: examples[name][at] for name in ("source", "offset", "row", "upstream", "clock_ms", "sent_ms")}
         fixed = {"kind": LABEL}
         labels = [
             cause[name] if name in cause
@@ -74,7 +74,7 @@ class LabelRows:
             else constant(name, fixed.get(name), dtype, m)
             for name, dtype in examples.schema.items()
         ]  # fmt: skip
-        return reorder(stack([examples, pl.DataFrame(labels)]), places(told.at, examples.height))
+        return reorder(stack([examples, pl.DataFrame(labels)]), interleaved(told.at, examples.height))
 
     def snapshot(self, into: Snapshot) -> None:
         self.join.snapshot(into)
@@ -84,7 +84,7 @@ class LabelRows:
 
 
 @compiled
-def places(at: np.ndarray, rows: int) -> np.ndarray:
+def interleaved(at: np.ndarray, rows: int) -> np.ndarray:
     """int64 [rows + m]: `rows` rows and behind them m more, in the order in which the k-th of these stands behind `at[k]` of those.
 
     Args:

@@ -12,6 +12,7 @@ import polars as pl
 
 from core.driver import StageDriver
 from core.position import Range, Record, Stamp, Upstream
+from core.schemas import LABEL
 from core.snapshot import Snapshot
 from features.user_stage import OUTCOMES, UserStage
 from streams import pipeline
@@ -89,7 +90,8 @@ class ToExamples:
         if rows is None:
             return None
         if self._with_context:
-            rows = rows.with_columns(packed.rows["context"].gather(rows["row"]))
+            context = packed.rows["context"].gather(rows["row"])
+            rows = rows.with_columns(pl.when(pl.col("kind") != LABEL).then(context).alias("context"))
         return self._record(Stamp(pipeline.FEATURES, (Range(driver.positions.own, offset, offset + 1),)), rows)
 
     def _record(self, stamp: Stamp, rows: pl.DataFrame) -> Record:

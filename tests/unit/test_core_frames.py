@@ -62,6 +62,12 @@ def test_reorder_is_gather() -> None:
     assert_frame_equal(frames.reorder(ROWS, np.array([4, 0, 0, 2])), ROWS[[4, 0, 0, 2]])
 
 
+@pytest.mark.parametrize("at", [[], [2, 0, 0], [1, -1, 4], [-1]])
+def test_places_index_columns_and_are_null_below_zero(at: list[int]) -> None:
+    expected = [None if place < 0 else ROWS["source"].to_list()[place] for place in at]
+    assert ROWS["source"][frames.places(np.array(at, dtype=np.int64))].to_list() == expected
+
+
 def test_constant() -> None:
     assert frames.constant("a", 3, pl.Int8(), 2).to_list() == [3, 3]
     assert frames.constant("a", None, pl.String(), 0).dtype == pl.String
