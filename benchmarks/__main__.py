@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import freshness, replay, results, scrape, simulate, throughput
+from benchmarks import freshness, labels, replay, results, scrape, simulate, throughput
 
 NAMES = {
     "throughput": throughput.main,
@@ -11,6 +11,7 @@ NAMES = {
     "results": results.main,
     "simulate": simulate.main,
     "scrape": scrape.main,
+    "labels": labels.main,
 }
 
 

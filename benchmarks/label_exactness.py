@@ -1,9 +1,10 @@
 """Where each policy's weights lead at constant features, and that two ways of getting them wrong are found out."""
 
-import argparse
 from collections.abc import Sequence
 
-from benchmarks.report import report
+from rich.table import Table
+
+from benchmarks.label_scores import show
 from core.labels import DEFER, DEFUSE, FINAL_POSITIVE, LATE, POLICIES, POSITIVE_KINDS
 from evaluation.delayed import PAIRS, Delay, Emissions, Weigh, emissions, rest_point, rest_points
 from learners.labels.weights import weights
@@ -45,14 +46,19 @@ def tried(true: Delay) -> dict[str, tuple[int, list[float]]]:
     return {**own, **wrong}
 
 
-def main(arguments: Sequence[str]) -> None:
-    argparse.ArgumentParser(prog="python -m benchmarks label-exactness", description=__doc__).parse_args(arguments)
+def exactness() -> tuple[dict[str, float], dict[str, str]]:
+    """A table of the rest points; how many policies are exact, and how many of the wrong ones are found out."""
     of_pairs = {true: tried(true) for true in (Delay(*pair) for pair in PAIRS)}
-    notes, figures = {"p": "  ".join(f"{true.p:.4f}" for true in of_pairs)}, {}
+    table = Table("rest points", *(f"p = {true.p:g}, p_dp = {true.p_dp:g}" for true in of_pairs), "off, 1e-3", "")
+    exact: dict[str, bool] = {}
     for name in next(iter(of_pairs.values())):
         points = {true: of[name] for true, of in of_pairs.items()}
-        exact = all(is_exact(policy, true, found) for true, (policy, found) in points.items())
-        places = "  ".join("|".join(f"{point:.4f}" for point in found) for _, found in points.values())
-        notes[name] = f"{places}  {'exact' if exact else 'WRONG'}"
-        figures[f"{name}: off, per mille"] = max(1_000.0 * distance(policy, true, found) for true, (policy, found) in points.items())
-    report("rest points of delayed labels at constant features", figures, notes)
+        exact[name] = all(is_exact(policy, true, found) for true, (policy, found) in points.items())
+        off = max(1_000.0 * distance(policy, true, found) for true, (policy, found) in points.items())
+        places = ("|".join(f"{point:.4f}" for point in found) for _, found in points.values())
+        table.add_row(name, *places, f"{off:.1f}", "exact" if exact[name] else "WRONG")
+    show(table)
+    right = sum(exact[name] for name in POLICIES)
+    found_out = sum(not exact[name] for name in exact if name not in POLICIES)
+    told: dict[str, float] = {"exact_policies": right, "of_policies": len(POLICIES), "wrong_variants_found": found_out}
+    return told, {"exactness": f"within {TOLERANCE:g} of where the only rest point belongs"}
