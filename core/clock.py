@@ -6,6 +6,7 @@ import numpy as np
 from core.compiled import compiled
 
 UNSET = 0  # ms; ingest admits no event this old
+MS = 1_000  # per second
 WINDOW_ROWS = 15
 MIN_ROWS = 3
 
@@ -28,6 +29,14 @@ def advance(window: np.ndarray, state: np.ndarray, ts_ms: np.ndarray, out: np.nd
             median = np.sort(window[:held])[(held - 1) // 2]
             state[1] = max(state[1], median)
         out[i] = state[1]
+
+
+def effective_ms(ts_ms: np.ndarray, clock_ms: np.ndarray, future_ms: int) -> np.ndarray:
+    """int64 [n]: event times, held to at most `future_ms` beyond a clock that is set.
+
+    One odd timestamp may not freeze an entity: its counters would not decay until the clock got there.
+    """
+    return np.where(clock_ms == UNSET, ts_ms, np.minimum(ts_ms, clock_ms + future_ms))
 
 
 class EventClock:

@@ -1,14 +1,17 @@
 """Strings outside, dense rows inside: an exact map with a bounded number of rows."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from core.errors import SettingsError
 from core.snapshot import Snapshot
+
+Key = TypeVar("Key", str, bytes)
 
 SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
 _FILE = "ids.msgpack"
@@ -92,3 +95,12 @@ class IdMap:
 
     def digest(self) -> str:
         return hashlib.sha256(msgspec.msgpack.encode([list(self._rows.items()), self._free])).hexdigest()
+
+
+def dense(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:
+    """The distinct keys in order of first appearance, and int64 [n]: the index of each key among them."""
+    distinct = list(dict.fromkeys(keys))
+    if len(distinct) == len(keys):
+        return distinct, np.arange(len(keys))
+    index_of = dict(zip(distinct, range(len(distinct)), strict=True))
+    return distinct, np.fromiter(map(index_of.__getitem__, keys), dtype=np.int64, count=len(keys))

@@ -1,7 +1,6 @@
 """The Arrow schemas of the logs between stages: where features, learners and streams meet."""
 
 import io
-from collections.abc import Sequence
 
 import polars as pl
 
@@ -59,11 +58,6 @@ EXAMPLE_BASE = pl.Schema(
 )
 NO_LABEL = {"label": None, "policy": -1, "label_kind": -1, "delay_ms": 0}  # of all rows but labels
 USER = "user"  # column of the user's features
-
-
-def user_columns(types: Sequence[str], half_lives_seconds: Sequence[int]) -> list[str]:
-    """Names of the user's decayed counters in `examples`, in the order of the stored row: type-major."""
-    return [f"user_{name}_{half_life}s" for name in types for half_life in half_lives_seconds]
 
 
 def examples_schema(width: int) -> pl.Schema:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from core.clock import UNSET
+from core.clock import MS, UNSET, effective_ms
 from core.compiled import compiled
 from core.errors import SettingsError, SnapshotError
 from core.frames import from_columns
@@ -27,7 +27,6 @@ from core.rows import CHUNK_BITS, CHUNK_ROWS, Rows
 from core.schemas import DELTA_BASE, EVENT_TYPES, ITEM
 from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
-from features.counters import MS, effective_ms
 
 STEP_TYPES = tuple(name for name in EVENT_TYPES if name not in ("impression", "hate", "exit"))
 ITEM_NEIGHBOURS = pl.Schema(

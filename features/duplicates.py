@@ -6,7 +6,8 @@ import numpy as np
 
 from core.compiled import compiled
 from core.hashing import fingerprint
-from features.store import Batch, ExpiringRows, StateStore, dense
+from core.ids import dense
+from features.store import Batch, ExpiringRows, StateStore
 
 FAMILY = "seen"
 NEVER = bytes(8)

@@ -1,13 +1,13 @@
-"""Rows in use as one array above the store: read once, written back when they go cold or at a checkpoint."""
+"""Rows in use as one array above the store: read once, packed and written back when they go cold or at a checkpoint."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
 
+from features.sparse_rows import pack, unpack
 from features.store import Batch, ExpiringRows
 
-WORD_BYTES = 8
 USED = 0  # word of a row that holds the time of its last use, ms
 
 
@@ -58,10 +58,7 @@ class HotRows:
 
     def _stored(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
         """int64 [n, width], zeros where there is no row."""
-        width = self.words.shape[1]
-        empty = bytes(width * WORD_BYTES)
-        values = self.table.load([id_.encode() for id_ in ids], now_ms)
-        return np.frombuffer(b"".join(value or empty for value in values), dtype="<i8").reshape(len(ids), width)
+        return unpack(self.table.load([id_.encode() for id_ in ids], now_ms), self.words.shape[1])
 
     def read(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
         """int64 [n, width]: copies of the rows of distinct ids, zeros where there is none."""
@@ -89,11 +86,6 @@ class HotRows:
         changed = np.flatnonzero(self._dirty[slots])
         at = np.array(slots, dtype=np.int64)[changed]
         used_ms = self.words[at, USED]
-        self.table.save(batch, [ids[k].encode() for k in changed.tolist()], _values(self.words[at]), used_ms, self._stored_ms[at])
+        self.table.save(batch, [ids[k].encode() for k in changed.tolist()], pack(self.words[at]), used_ms, self._stored_ms[at])
         self._dirty[at], self._stored_ms[at] = False, used_ms
         return slots
-
-
-def _values(rows: np.ndarray) -> Iterator[bytes]:
-    raw, span = rows.tobytes(), rows.shape[1] * WORD_BYTES
-    return (raw[at : at + span] for at in range(0, len(raw), span))

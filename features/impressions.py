@@ -40,7 +40,7 @@ class ImpressionsConfig:
     user_width: int  # features of a user, of an item
     item_width: int
     upstreams: int = 1
-    max_open: int = 1 << 17  # per upstream, the latest over the oldest
+    max_open: int = 1 << 16  # per upstream, the latest over the oldest
 
     def __post_init__(self) -> None:
         for name in ("upstreams", "max_open"):
@@ -138,7 +138,7 @@ def follow(
 class OpenImpressions:
     """Gives every label row the features of its impression.
 
-    In: `examples`, with `item_counts`. Adds, of the m label rows whose impression is known, `label_at` int64 [m], their places;
+    In: `examples`, with `item_features`. Adds, of the m label rows whose impression is known, `label_at` int64 [m], their places;
     `label_numbers` float32 [m, user and item features]; `label_categories` int64 [m, 2], hashes of the two ids.
     State: the last `max_open` impressions of every upstream, which is at least as far back as its join of labels remembers, unless
     labels differ in what opens them: then `missing` may go up.
@@ -184,7 +184,7 @@ class OpenImpressions:
         for index in np.unique(upstream[rows]).tolist():
             self._rings[index].follow(
                 rows[upstream[rows] == index], label, examples.numbers("ordinal"), examples.numbers(USER),
-                examples.columns["item_counts"], categories, found,
+                examples.columns["item_features"], categories, found,
             )  # fmt: skip
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:

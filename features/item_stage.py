@@ -1,4 +1,4 @@
-"""The first part of the learner stage: what is true of each item, from the one ordered `examples` log."""
+"""The first part of the learner stage: what is true of each item, author and category, from the one ordered `examples` log."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,19 +9,21 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from core.clock import UNSET
-from core.compiled import compiled
+from core.clock import MS, UNSET, effective_ms
 from core.errors import SnapshotError
 from core.frames import from_columns
-from core.ids import IdMap
+from core.hashing import fingerprints
+from core.ids import IdMap, dense
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, ITEM
 from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
-from features.config import ItemConfig
-from features.counters import MS, effective_ms, observe
-from features.popularity import log2_popularity, observe_popularity
+from features.belongings import Belongings
+from features.config import MAX_CATEGORIES, ItemConfig
+from features.entity import NOBODY, views
+from features.item_rows import CATALOGUE, NONE_MS, ItemEvents, Tables, item_plan, learn_items
+from features.popularity import log2_popularity
 
 ITEM_POPULARITY = pl.Schema(
     {
@@ -32,76 +34,29 @@ ITEM_POPULARITY = pl.Schema(
         "end_ms": pl.Int64(),
     }
 )
-CATALOGUE = -2  # in place of a type's code
-NONE_MS = 0  # a start or an end that is not given
 _STATE, _ROWS = "items.json", "rows"
-_TIMES = ("last_ms", "popular_ms", "first_ms", "start_ms", "end_ms", "version")
+_OWN = ("popular_ms", "first_ms", "start_ms", "end_ms", "viewers", "version")
 
 
 class Shelf(msgspec.Struct):
-    """What is read of a catalogue entry: when a live room is open, ms."""
+    """What is read of a catalogue entry: when a live room is open, ms; whose it is. The first category is the item's."""
 
     start: int = NONE_MS
     end: int = NONE_MS
+    author: str | None = None
+    categories: list[str] = []
 
 
 _shelf = msgspec.json.Decoder(Shelf).decode
 
 
-@compiled
-def learn_items(
-    slots: np.ndarray,
-    ts_ms: np.ndarray,
-    clock_ms: np.ndarray,
-    codes: np.ndarray,
-    engaged: np.ndarray,
-    half_lives_ms: np.ndarray,
-    popularity_half_life_ms: float,
-    first_version: int,
-    counts: np.ndarray,
-    count: np.ndarray,
-    last_ms: np.ndarray,
-    popular_ms: np.ndarray,
-    first_ms: np.ndarray,
-    version: np.ndarray,
-    before: np.ndarray,
-) -> None:
-    """Row by row: first sight, counters as they were, then count.
-
-    Args:
-        slots: int64 [n], row of each item, -1 where the example has none.
-        ts_ms: int64 [n], effective event times; of a catalogue row its start, or 0.
-        clock_ms: int64 [n], merged clock, 0 before it is set.
-        codes: int64 [n], types, -1 of one that is not counted; CATALOGUE on a catalogue row.
-        engaged: bool [n], rows that make an item popular.
-        half_lives_ms: float64 [half lives].
-        popularity_half_life_ms: of the popularity count.
-        first_version: of the first row; they go up by one.
-        counts: float64 [items, types x half lives], and the other columns of the items' rows, [items]. Updated.
-        before: float32 [n, types x half lives]. Filled with the counters before each row; left as it is on other rows.
-    """
-    for i in range(slots.shape[0]):
-        at = slots[i]
-        if at < 0:
-            continue
-        version[at] = first_version + i
-        if first_ms[at] == UNSET:
-            first_ms[at] = clock_ms[i] if clock_ms[i] != UNSET else ts_ms[i]
-        if codes[i] == CATALOGUE:
-            continue
-        last_ms[at] = observe(counts[at], last_ms[at], ts_ms[i], codes[i], half_lives_ms, before[i])
-        if engaged[i]:
-            count[at] = observe_popularity(count[at], popular_ms[at], ts_ms[i], popularity_half_life_ms)
-            popular_ms[at] = max(popular_ms[at], ts_ms[i])
-
-
 class ItemFeatures:
-    """Counts what happens to each item, over all users, and how popular it is.
+    """Knows what happens to each item, author and category, over all users, and how popular each item is.
 
-    In: `examples`, all upstreams merged. Adds `item_counts` float32 [n, types x half lives]: the counters as they were before each event,
-    decayed to its time; zeros for unknown items and on catalogue rows. Publishes `item_popularity`.
-    State: one row per item: float64 counters, a popularity count, when it was first seen, when it starts and ends, the version
-    (examples up to the item's last, ticks not counted).
+    In: `examples`, all upstreams merged. Adds `item_features` float32 [n, columns], see `ItemConfig.features`: as they were before each
+    event, as of its time; zeros on rows without an item and on catalogue rows. Publishes `item_popularity`.
+    State: one row per item, author and category (see `features.entity`); of an item also a popularity count, when it was first seen, when
+    it starts and ends, who is in the room, author and category, the version (examples up to the item's last, ticks not counted).
 
     An event's time is held to its own partition's clock: the merged one stands still as long as any partition lags.
     """
@@ -110,22 +65,33 @@ class ItemFeatures:
 
     def __init__(self, config: ItemConfig) -> None:
         self.config = config
-        self._half_lives_ms = np.array(config.half_lives_seconds, dtype=np.float64) * MS
-        self._popularity_half_life_ms = float(config.popularity_half_life_seconds * MS)
         self._codes = config.codes
         self._engages = np.array([*(name in config.popularity_types for name in self._codes), False, False])  # codes -2, -1 read the last
-        self._width = config.width
-        fields = {"counts": ("<f8", (self._width,)), "count": ("<f8", ()), **dict.fromkeys(_TIMES, ("<i8", ()))}
-        self.ids = IdMap(config.capacity)
-        self.rows = Rows(config.capacity, fields)
+        self._plan = item_plan(config)
+        self.ids, self.authors = IdMap(config.capacity), IdMap(config.capacity)
+        self.categories = IdMap(min(config.capacity, MAX_CATEGORIES))
+        self.rows = Rows(
+            config.capacity, {"words": ("<i8", (self._plan.item.words,)), "popular": ("<f8", ()), **dict.fromkeys(_OWN, ("<i8", ()))}
+        )
+        self._author_rows = Rows(self.authors.capacity, {"words": ("<i8", (self._plan.author.words,))})
+        self._category_rows = Rows(self.categories.capacity, {"words": ("<i8", (self._plan.category.words,))})
+        self._belongs = Belongings(config.capacity)
+        items, authors, categories = (views(rows["words"]) for rows in (self.rows, self._author_rows, self._category_rows))
+        self._tables = Tables(items, authors, categories, *(self.rows[name] for name in ("popular", *_OWN)))
         self._clock_ms = UNSET
         self.rounds = Rounds()
         self._touched: dict[str, tuple[int, int] | None] = {}  # item -> version and event time of a removal, None while it has a row
 
+    @property
+    def _last_ms(self) -> np.ndarray:
+        """int64 [items]: newest event of each."""
+        last_ms: np.ndarray = self.rows["words"][:, self._plan.item.seen_at]
+        return last_ms
+
     def learn_many(self, examples: Examples) -> None:
         """Learn n rows, in order."""
         n = len(examples)
-        before = np.zeros((n, self._width), dtype=np.float32)
+        before = np.zeros((n, self.config.width), dtype=np.float32)
         start = 0
         for at in _removals(examples):
             self._learn(examples.part(start, at), before[start:at])
@@ -134,22 +100,23 @@ class ItemFeatures:
         self._learn(examples.part(start, n), before[start:])
         if n:
             self._clock_ms = int(examples.clock_ms[-1])
-        examples.columns["item_counts"] = before
+        examples.columns["item_features"] = before
 
     def _learn(self, examples: Examples, before: np.ndarray) -> None:
-        """Learn n rows without a removal among them; fills `before` [n, types x half lives]."""
+        """Learn n rows without a removal among them; fills `before` [n, columns]."""
         ids = examples.texts("item_id")
         known = [id_ for id_ in ids if id_ is not None]
-        slots = self._admit(ids, known)  # int64 [n]
+        items = self._admit(ids, known)  # int64 [n]
         ts_ms = effective_ms(examples.numbers("ts_ms"), examples.numbers("clock_ms"), self.config.future_seconds * MS)
         codes = np.array([self._codes.get(name, -1) for name in examples.texts("type")], dtype=np.int64)
-        self._read_catalogue(examples, slots, ts_ms, codes)
-        table, lives_ms, life_ms = self.rows.arrays, self._half_lives_ms, self._popularity_half_life_ms
-        learn_items(
-            slots, ts_ms, examples.clock_ms, codes, self._engages[codes], lives_ms, life_ms, examples.first_ordinal + 1, table["counts"],
-            table["count"], table["last_ms"], table["popular_ms"], table["first_ms"], table["version"], before,
-        )  # fmt: skip
-        self.rows.mark(slots[slots >= 0])
+        end_ms = np.full(len(examples), NONE_MS, dtype=np.int64)
+        authors, categories = self._groups(examples, items, ts_ms, end_ms, codes)
+        events = ItemEvents(
+            items, authors, categories, ts_ms, end_ms, examples.clock_ms, codes, _values(examples), _users(examples), self._engages[codes]
+        )
+        learn_items(self._plan, events, self._tables, examples.first_ordinal + 1, before)
+        for rows, at in ((self.rows, items), (self._author_rows, authors), (self._category_rows, categories)):
+            rows.mark(at[at >= 0])
         self._touched.update(dict.fromkeys(known))
 
     def _admit(self, ids: Sequence[str | None], known: Sequence[str]) -> np.ndarray:
@@ -159,14 +126,27 @@ class ItemFeatures:
         slots[[at for at, id_ in enumerate(ids) if id_ is not None]] = self.ids.admit(known)
         return slots
 
-    def _read_catalogue(self, examples: Examples, slots: np.ndarray, ts_ms: np.ndarray, codes: np.ndarray) -> None:
-        """Take start and end from the catalogue's rows, and give these their start as time and their code."""
+    def _groups(
+        self, examples: Examples, items: np.ndarray, ts_ms: np.ndarray, end_ms: np.ndarray, codes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [n] each: rows of author and category of each row's item, the catalogue's rows taken in where they stand.
+
+        These also get their start as time, their end, and their code.
+        """
         entries = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
         texts = examples.texts("item") if entries else []
+        of, start, at_rows = self._belongs, 0, items.tolist()
+        authors: list[str | None] = []
+        categories: list[str | None] = []
         for at in entries:
-            shelf = _shelf(texts[at])
-            self.rows["start_ms"][slots[at]], self.rows["end_ms"][slots[at]] = shelf.start, shelf.end
-            ts_ms[at], codes[at] = shelf.start, CATALOGUE
+            row, shelf = at_rows[at], _shelf(texts[at])
+            for found, named in ((authors, of.author), (categories, of.category)):
+                found += [*(named[item] for item in at_rows[start:at]), None]
+            of.put(row, shelf.author, shelf.categories[0] if shelf.categories else None)
+            ts_ms[at], end_ms[at], codes[at], start = shelf.start, shelf.end, CATALOGUE, at + 1
+        authors += [of.author[item] for item in at_rows[start:]]
+        categories += [of.category[item] for item in at_rows[start:]]
+        return _admitted(self.authors, authors), _admitted(self.categories, categories)
 
     def _remove(self, id_: str, version: int) -> None:
         row = self.ids.remove(id_)
@@ -174,25 +154,32 @@ class ItemFeatures:
             self._forget(id_, row, version)
 
     def _forget(self, id_: str, row: int, version: int) -> None:
-        self._touched[id_] = (version, int(self.rows["last_ms"][row]))
+        self._touched[id_] = (version, int(self._last_ms[row]))
         for array in self.rows.arrays.values():
             array[row] = 0
+        self._belongs.put(row, None, None)
         self.rows.mark(np.array([row]))
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Between segments: the items longest unused lose their rows, so that a segment's worth is free."""
         for id_, row in self.ids.evict():
             self._forget(id_, row, ordinal)
+        for ids, rows in ((self.authors, self._author_rows), (self.categories, self._category_rows)):
+            gone = np.array([row for _, row in ids.evict()], dtype=np.int64)
+            rows["words"][gone] = 0
+            rows.mark(gone)
 
     @property
     def tables(self) -> dict[str, IdMap]:
-        """The ids with rows: "items"."""
-        return {"items": self.ids}
+        """The ids with rows."""
+        return {"items": self.ids, "authors": self.authors, "categories": self.categories}
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
         """float32 [n]: log2 of each item's popularity count decayed to the clock, the same for every user; NaN without an event."""
         rows = self.ids.lookup(item_ids)
-        score = log2_popularity(self.rows["count"][rows], self.rows["popular_ms"][rows], self._popularity_half_life_ms, self._clock_ms)
+        score = log2_popularity(
+            self.rows["popular"][rows], self.rows["popular_ms"][rows], self._plan.popularity_half_life_ms, self._clock_ms
+        )
         return np.where(rows < 0, np.nan, score).astype(np.float32)
 
     def touched(self) -> dict[str, pl.DataFrame]:
@@ -214,8 +201,9 @@ class ItemFeatures:
     def popularity(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Of n items that have a row: log2_popularity float64 [n], NaN without an event; first_ms, start_ms, end_ms, and more of a row."""
         rows = self.ids.lookup(ids)
-        told = {name: self.rows[name][rows] for name in ("version", "last_ms", "count", "popular_ms", "first_ms", "start_ms", "end_ms")}
-        return {**told, "log2_popularity": log2_popularity(told["count"], told["popular_ms"], self._popularity_half_life_ms)}
+        told = {name: self.rows[name][rows] for name in ("version", "popular", "popular_ms", "first_ms", "start_ms", "end_ms")}
+        told["last_ms"] = self._last_ms[rows]
+        return {**told, "log2_popularity": log2_popularity(told["popular"], told["popular_ms"], self._plan.popularity_half_life_ms)}
 
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`."""
@@ -244,8 +232,19 @@ class ItemFeatures:
         state = {"identity": self.config.identity, "clock_ms": self._clock_ms, "touched": list(self._touched.items())}
         state["next_row"] = self.rounds.next_row
         into.write(_STATE, msgspec.json.encode(state))
-        self.ids.snapshot(into)
-        self.rows.snapshot(into.within(_ROWS), len(self.ids.ids))
+        self._belongs.snapshot(into, len(self.ids.ids))
+        for name, (ids, rows) in self._parts.items():
+            part = into.within(name)
+            ids.snapshot(part)
+            rows.snapshot(part.within(_ROWS), len(ids.ids))
+
+    @property
+    def _parts(self) -> dict[str, tuple[IdMap, Rows]]:
+        return {
+            "items": (self.ids, self.rows),
+            "authors": (self.authors, self._author_rows),
+            "categories": (self.categories, self._category_rows),
+        }
 
     def restore(self, directory: Path) -> None:
         """Take up a snapshot.
@@ -255,17 +254,44 @@ class ItemFeatures:
         """
         state = msgspec.json.decode((directory / _STATE).read_bytes())
         check_identity(state["identity"], self.config.identity)
-        self.ids.restore(directory)
-        if len(self.ids.ids) > self.config.capacity:
-            raise SnapshotError(f"the checkpoint has {len(self.ids.ids)} item rows; raise `capacity` from {self.config.capacity}")
-        self.rows.restore(directory / _ROWS)
+        for name, (ids, rows) in self._parts.items():
+            ids.restore(directory / name)
+            if len(ids.ids) > ids.capacity:
+                raise SnapshotError(f"the checkpoint has {len(ids.ids)} rows of {name}; raise `capacity` from {self.config.capacity}")
+            rows.restore(directory / name / _ROWS)
+        self._belongs.restore(directory)
         self._clock_ms, self.rounds.next_row = state["clock_ms"], state["next_row"]
         self._touched = {id_: tuple(removal) if removal else None for id_, removal in state["touched"]}
 
     def digest(self) -> str:
-        live = np.array([row for row, id_ in enumerate(self.ids.ids) if id_ is not None], dtype=np.int64)
-        text = f"{self._clock_ms} {self.ids.digest()} {self.rows.digest(live)}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        parts = [f"{self._clock_ms}", self._belongs.digest()]
+        for ids, rows in self._parts.values():
+            live = np.array([row for row, id_ in enumerate(ids.ids) if id_ is not None], dtype=np.int64)
+            parts += [ids.digest(), rows.digest(live)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _admitted(ids: IdMap, names: Sequence[str | None]) -> np.ndarray:
+    """int64 [n]: the row of each name, -1 where there is none."""
+    rows = np.full(len(names), -1, dtype=np.int64)
+    there = [at for at, name in enumerate(names) if name is not None]
+    if there:
+        rows[there] = ids.admit(name for name in names if name is not None)
+    return rows
+
+
+def _values(examples: Examples) -> np.ndarray:
+    """float64 [n], NaN where there is none."""
+    return np.array(examples.numbers("value"), dtype=np.float64)
+
+
+def _users(examples: Examples) -> np.ndarray:
+    """int64 [n]: a hash of each user, NOBODY where the row has none."""
+    users, at = dense([user or "" for user in examples.texts("user_id")])
+    hashes = fingerprints(users).view(np.int64)[:, 0].copy()
+    hashes[[user == "" for user in users]] = NOBODY
+    found: np.ndarray = hashes[at]
+    return found
 
 
 def _nulls(values: np.ndarray, absent: np.ndarray) -> list[float | None]:

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from core.clock import effective_ms
 from core.compiled import compiled
 from core.frames import constant, places, reorder, stack
 from core.hashing import fingerprints
 from core.labels import KINDS, POLICIES, POSITIVE_KINDS
 from core.schemas import LABEL
 from core.snapshot import Snapshot
-from features.counters import effective_ms
 from features.label_config import JoinConfig
 from features.label_join import Emitted, JoinRows, LabelJoin
 

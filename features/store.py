@@ -1,4 +1,4 @@
-"""The state store: fixed-width binary rows in RocksDB, durable at checkpoints only, because the Kafka log is the log."""
+"""The state store: binary rows in RocksDB, durable at checkpoints only, because the Kafka log is the log."""
 
 import errno
 import functools
@@ -8,7 +8,7 @@ import shutil
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import rocksdict
@@ -16,9 +16,7 @@ import rocksdict
 from core.errors import SnapshotError
 from core.position import REBUILD
 
-Key = TypeVar("Key", str, bytes)
-
-FORMAT = 1
+FORMAT = 2
 FORMAT_KEY = b"\x00format"  # sorts before every other key
 _DEFAULT = "default"
 _BLOOM_BITS_PER_KEY = 10  # one false positive in a hundred
@@ -249,15 +247,6 @@ class ExpiringRows:
         for key, value in self._store.items(self._family):
             if now_ms - int.from_bytes(value[:8], "little") < self._ttl_ms:
                 yield key, value
-
-
-def dense(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:
-    """The distinct keys in order of first appearance, and int64 [n]: the index of each key among them."""
-    distinct = list(dict.fromkeys(keys))
-    if len(distinct) == len(keys):
-        return distinct, np.arange(len(keys))
-    index_of = dict(zip(distinct, range(len(distinct)), strict=True))
-    return distinct, np.fromiter(map(index_of.__getitem__, keys), dtype=np.int64, count=len(keys))
 
 
 _PREFIX_BYTES = 4

@@ -5,83 +5,45 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import polars as pl
 
-from core.clock import UNSET, EventClock
-from core.compiled import compiled
+from core.clock import MS, UNSET, EventClock, effective_ms
 from core.frames import constant, from_columns, from_matrix, pick
 from core.hashing import fingerprints
+from core.ids import dense
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, NO_LABEL, TICK, USER, examples_schema
 from core.snapshot import Snapshot, check_identity
 from core.stage import Publication
 from features import duplicates
+from features.catalogue import Catalogue
 from features.config import UserConfig
-from features.counters import MS, effective_ms, observe
 from features.duplicates import Duplicates
-from features.history import ENTRY_WORDS, recent_fingerprints, remember
+from features.entity import views
+from features.history import recent_fingerprints
 from features.hot_rows import USED, HotRows
 from features.label_join import LabelJoin
 from features.label_rows import LabelRows
-from features.store import Batch, ExpiringRows, StateStore, dense
+from features.sequences import Entry, entries
+from features.store import ExpiringRows, StateStore
+from features.user_rows import HELD, VERSION, UserEvents, features_at, learn_users
 
 USERS = "users"
 USER_HISTORY = pl.Schema({**DELTA_BASE, "recent": pl.Binary()})
 OUTCOMES = ("accepted", "duplicate", "late", "future")
 
-# A user's row is int64 words: USED and the next three, the counters as float64, the last items (see history.py).
-_LAST, _VERSION, _HELD, _COUNTS = 1, 2, 3, 4
 _STATE = "user-stage.json"
-_STORE = "store"
-_LABELS = "labels"
+_STORE, _LABELS, _CATALOGUE = "store", "labels", "catalogue"
 
 
-@compiled
-def learn_users(
-    order: np.ndarray,
-    slots: np.ndarray,
-    ts_ms: np.ndarray,
-    now_ms: np.ndarray,
-    codes: np.ndarray,
-    items: np.ndarray,
-    remembered: np.ndarray,
-    versions: np.ndarray,
-    half_lives_ms: np.ndarray,
-    ttl_ms: int,
-    words: np.ndarray,
-    floats: np.ndarray,
-    before: np.ndarray,
-) -> None:
-    """Row by row: forget the user if expired, give the counters as they were, count, remember the item.
+class Features(NamedTuple):
+    """Of n users, aligned with the ids asked for."""
 
-    Args:
-        order: int64 [n], index of each row's user among the users of the batch.
-        slots: int64 [users], where in `words` each user's row is.
-        ts_ms: int64 [n], effective event times.
-        now_ms: int64 [n], time at each row, never falling.
-        codes: int64 [n], types; those below the number of counted types count.
-        items: int64 [n, 2], fingerprints.
-        remembered: bool [n], rows whose item goes into the history.
-        versions: int64 [n].
-        half_lives_ms: float64 [half lives].
-        ttl_ms: a user unused for that long is forgotten.
-        words: int64 [slots, words of a row]. Updated.
-        floats: float64, the same memory as `words`.
-        before: float32 [n, types x half lives]. Filled with the counters before each row, decayed to its time.
-    """
-    recent_at = _COUNTS + before.shape[1]
-    for i in range(order.shape[0]):
-        slot = slots[order[i]]
-        user = words[slot]
-        if now_ms[i] - user[USED] >= ttl_ms:
-            user[:] = 0
-        counts = floats[slot, _COUNTS:recent_at]
-        user[_LAST] = observe(counts, user[_LAST], ts_ms[i], codes[i], half_lives_ms, before[i])
-        if remembered[i]:
-            user[_HELD] = remember(user[recent_at:], user[_HELD], items[i], ts_ms[i], codes[i])
-        user[USED], user[_VERSION] = now_ms[i], versions[i]
+    event_ms: np.ndarray  # int64 [n], newest event behind the values; 0: nothing is known of the user
+    values: np.ndarray  # float32 [n, columns], as of the clock; NaN where nothing is known
 
 
 @dataclass
@@ -92,15 +54,15 @@ class _Rows:
     index: np.ndarray  # int64 [n], row in the record
     events: np.ndarray  # bool [n]
     clock_ms: np.ndarray  # int64 [n], the partition's clock after each row
+    categories: np.ndarray  # int64 [n], hash of the category that the row's item has by then
 
 
 class UserStage:
-    """Drops duplicates; counts what each user did and remembers the last items; joins impressions and what came of them.
+    """Drops duplicates; knows what each user did; joins impressions and what came of them.
 
     In: `batches` of one partition. Out: `examples`, a row per accepted event, per tick and per label. Publishes `user_history`.
-    State: the event clock; ids of the events seen; one row per user: float64 [types x half lives] counters, the last distinct items
-    (those of an unchanged user are at most `user_ttl_seconds` old), the version (EVENT rows of the partition up to the user's last);
-    open impressions.
+    State: the event clock; ids of the events seen; a row per user (see `features.user_rows`), whose version is the number of EVENT rows
+    of the partition up to the user's last; categories of the catalogue; open impressions.
 
     Expiry goes by `now_ms`: the clock, or the events' own times before it is set, never falling.
     """
@@ -111,16 +73,15 @@ class UserStage:
         """`work_dir`/store is this stage's own: what lies there goes."""
         self.config = config
         self._path = work_dir / _STORE
-        self._half_lives_ms = np.array(config.half_lives_seconds, dtype=np.float64) * MS
-        self._codes = config.codes
+        self._plan, self._codes, self._columns = config.plan, config.codes, len(config.columns)
         self._remembers = np.array([*(name in config.history_types for name in self._codes), False])  # code -1 reads the last
-        self._width = _COUNTS + len(config.columns) + config.history_items * ENTRY_WORDS
         self.clock = EventClock()
         self.ordinal = 0  # EVENT rows applied, duplicates included
         self.outcomes = dict.fromkeys(OUTCOMES, 0)  # "late" and "future" ones are accepted too
         self._now_ms = 0
         self._touched: dict[str, None] = {}  # users in order of the first change since the last publication
         self._next_key = b""  # of the store: the user to be published once more
+        self.catalogue = Catalogue(config.max_items)
         self._labels = LabelRows(config.joins, config.future_seconds * MS) if config.labels else None
         self._open(StateStore.empty(self._path, (USERS, duplicates.FAMILY), config.cache_bytes))
 
@@ -132,7 +93,7 @@ class UserStage:
     def _open(self, store: StateStore) -> None:
         self.store = store
         rows = ExpiringRows(store, USERS, self.config.user_ttl_seconds * MS)
-        self._users = HotRows(rows, self._width, self.config.hot_users)
+        self._users = HotRows(rows, self._plan.words, self.config.hot_users)
         self._duplicates = Duplicates(store, self.config.duplicate_horizon_seconds * MS)
 
     def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:
@@ -144,20 +105,33 @@ class UserStage:
         """
         own = self._advance(rows)
         if not own.index.size:
-            return examples_schema(len(self.config.columns)).to_frame()
+            return examples_schema(self._columns).to_frame()
         events = pick(own.frame, own.events)
         ordinal = np.zeros(own.index.size, dtype=np.int64)
         ordinal[own.events] = self.ordinal + 1 + np.arange(events.height)
-        kept, counters = self._learn(events, own.clock_ms[own.events])  # bool [events], float32 [accepted, user columns]
+        kept, features = self._learn(events, own)  # bool [events], float32 [accepted, user columns]
         keep = np.ones(own.index.size, dtype=np.bool_)
         keep[own.events] = kept
-        return self._examples(own, keep, ordinal[keep], counters, offset)
+        return self._examples(own, keep, ordinal[keep], features, offset)
 
     def _advance(self, rows: pl.DataFrame) -> _Rows:
         kinds = rows["kind"].to_numpy()
-        index = np.flatnonzero(kinds != ITEM)
+        index, categories = np.flatnonzero(kinds != ITEM), self._categories(rows, kinds)
         frame = pick(rows, kinds != ITEM)
-        return _Rows(frame, index, kinds[index] == EVENT, self._clock(kinds[index], frame["ts_ms"].to_numpy()))
+        clock_ms = self._clock(kinds[index], frame["ts_ms"].to_numpy())
+        return _Rows(frame, index, kinds[index] == EVENT, clock_ms, categories[index])
+
+    def _categories(self, rows: pl.DataFrame, kinds: np.ndarray) -> np.ndarray:
+        """int64 [n]: what the catalogue says of each row's item, entries that stand before the row taken in."""
+        items, found, start = rows["item_id"].to_list(), np.empty(rows.height, dtype=np.int64), 0
+        entries = np.flatnonzero(kinds == ITEM).tolist()
+        texts = rows["item"].to_list() if entries else []
+        for at in entries:
+            found[start : at + 1] = self.catalogue.categories(items[start : at + 1])
+            self.catalogue.put(items[at], texts[at])
+            start = at + 1
+        found[start:] = self.catalogue.categories(items[start:])
+        return found
 
     def _clock(self, kinds: np.ndarray, ts_ms: np.ndarray) -> np.ndarray:
         clock_ms, start = np.empty(kinds.size, dtype=np.int64), 0
@@ -168,9 +142,9 @@ class UserStage:
         clock_ms[start:] = self.clock.advance(ts_ms[start:])
         return clock_ms
 
-    def _learn(self, events: pl.DataFrame, clock_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the events were accepted, and the user columns of these."""
-        ts_ms, batch, before_ms = events["ts_ms"].to_numpy(), self.store.batch(), self._now_ms
+    def _learn(self, events: pl.DataFrame, own: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Which of the events were accepted, and the features of these."""
+        ts_ms, clock_ms, batch, before_ms = events["ts_ms"].to_numpy(), own.clock_ms[own.events], self.store.batch(), self._now_ms
         now_ms = self._advance_now(clock_ms, ts_ms)
         repeats = self._duplicates.mark(events["user_id"].to_list(), events["event_id"].to_list(), now_ms, before_ms, batch)
         kept = ~repeats
@@ -178,11 +152,15 @@ class UserStage:
         versions = self.ordinal + 1 + np.flatnonzero(kept)
         self._count(ts_ms[kept], clock_ms[kept], events.height)
         ts_ms = effective_ms(ts_ms, clock_ms, self.config.future_seconds * MS)[kept]
-        counters = self._learn_users(accepted, ts_ms, now_ms[kept], versions, before_ms, batch)
+        known = UserEvents(
+            **self._told(accepted, before_ms), ts_ms=ts_ms, now_ms=now_ms[kept], category=own.categories[own.events][kept], ordinal=versions
+        )
+        features = self._learn_users(known)
+        self._users.trim(batch)
         self.store.write(batch)
         for table in (self._users.table, self._duplicates.rows):
             table.drop_expired(before_ms, self._now_ms)
-        return kept, counters
+        return kept, features
 
     def _advance_now(self, clock_ms: np.ndarray, ts_ms: np.ndarray) -> np.ndarray:
         """int64 [n]: the time that expiry goes by, at each event."""
@@ -199,29 +177,27 @@ class UserStage:
         ahead = ts_ms > clock_ms + self.config.future_seconds * MS
         self.outcomes["future"] += int(np.count_nonzero(ahead & (clock_ms != UNSET)))
 
-    def _learn_users(
-        self, events: pl.DataFrame, ts_ms: np.ndarray, now_ms: np.ndarray, versions: np.ndarray, before_ms: int, batch: Batch
-    ) -> np.ndarray:
+    def _told(self, events: pl.DataFrame, before_ms: int) -> dict[str, np.ndarray]:
+        """What the events themselves say, as `UserEvents` has it."""
         users, order = dense(events["user_id"].to_list())
-        slots = self._users.admit(users, before_ms)  # int64 [users]
-        before = np.empty((ts_ms.size, len(self.config.columns)), dtype=np.float32)
-        codes = self._type_codes(events["type"].to_list())
-        remembered = self._remembers[codes] & events["item_id"].is_not_null().to_numpy()
-        sights = np.zeros((ts_ms.size, 2), dtype=np.int64)
-        sights[remembered] = fingerprints(events["item_id"].filter(pl.Series(remembered)).to_list()).view(np.int64)
-        learn_users(
-            order, slots, ts_ms, now_ms, codes, sights, remembered, versions, self._half_lives_ms,
-            self.config.user_ttl_seconds * MS, self._users.words, self._users.words.view(np.float64), before,
-        )  # fmt: skip
-        self._users.trim(batch)
+        codes, there = self._type_codes(events["type"].to_list()), events["item_id"].is_not_null().to_numpy()
+        items, remembered = np.zeros((codes.size, 2), dtype=np.int64), self._remembers[codes] & there
+        items[there] = fingerprints(events["item_id"].drop_nulls().to_list()).view(np.int64)
         self._touched.update(dict.fromkeys(itertools.compress(events["user_id"].to_list(), remembered.tolist())))
+        values = np.array(events["value"].fill_null(np.nan).to_numpy())  # to be written: to a kernel another type than one that is not
+        return {"slot": self._users.admit(users, before_ms)[order], "code": codes, "value": values, "item": items, "remembered": remembered}
+
+    def _learn_users(self, events: UserEvents) -> np.ndarray:
+        before = np.empty((events.slot.size, self._columns), dtype=np.float32)
+        words = self._users.words
+        learn_users(self._plan, events, views(words), words.view(np.float32), before)
         return before
 
     def _type_codes(self, types: Sequence[str]) -> np.ndarray:
         code_of = self._codes.get
         return np.array([code_of(name, -1) for name in types], dtype=np.int64)
 
-    def _examples(self, own: _Rows, keep: np.ndarray, ordinal: np.ndarray, counters: np.ndarray, offset: int) -> pl.DataFrame:
+    def _examples(self, own: _Rows, keep: np.ndarray, ordinal: np.ndarray, features: np.ndarray, offset: int) -> pl.DataFrame:
         kept, index, clock_ms = pick(own.frame, keep), own.index[keep], own.clock_ms[keep]
         told = {
             "source": np.zeros(index.size, dtype=np.uint16),
@@ -237,8 +213,29 @@ class UserStage:
             else kept[name]
             for name, dtype in EXAMPLE_BASE.items()
         ]  # fmt: skip
-        examples = pl.DataFrame([*base, from_matrix(USER, counters, own.events[keep])])
+        examples = pl.DataFrame([*base, from_matrix(USER, features, own.events[keep])])
         return self._labels.weave(examples, self._labels.take(kept, clock_ms, ordinal)) if self._labels else examples
+
+    def read(self, users: Sequence[str]) -> Features:
+        """What an event of each of n distinct users would carry now, by the clock: `config.features` in order."""
+        rows = self._live(users)
+        event_ms = rows[:, self._plan.entity.seen_at].copy()
+        values = features_at(self._plan, rows, self.clock.ms or self._now_ms, self._columns)
+        values[event_ms == 0] = np.nan
+        return Features(event_ms, values)
+
+    def sequences(self, user: str) -> dict[str, list[Entry]]:
+        """Behaviour -> the user's last events of that kind, newest first; items are fingerprints, codes those of `config.codes`."""
+        [row] = self._live([user])
+        starts = range(self._plan.sequences_at, self._plan.history_at, self._plan.sequence_words)
+        named = zip(self.config.sequences, starts, strict=True)
+        return {name: entries(row[start : start + self._plan.sequence_words]) for (name, _), start in named}
+
+    def _live(self, users: Sequence[str]) -> np.ndarray:
+        """int64 [n, words]: copies of the rows of distinct users, zeros where there is none, or it expired."""
+        rows = self._users.read(users, self._now_ms)
+        rows[self._now_ms - rows[:, USED] >= self._plan.ttl_ms] = 0
+        return rows
 
     def publish(self) -> Publication | None:
         """`user_history` of the users whose last items changed since the last call; `recent` holds 16-byte fingerprints, newest first."""
@@ -248,13 +245,13 @@ class UserStage:
         self._touched = {}
         if not users:
             return None
-        recent = recent_fingerprints(words[:, _COUNTS + len(self.config.columns) :], words[:, _HELD])
+        recent = recent_fingerprints(words[:, self._plan.history_at :], words[:, HELD])
         history = from_columns(
             USER_HISTORY,
             {
                 "id": users,
-                "version": words[:, _VERSION],
-                "event_ms": words[:, _LAST],
+                "version": words[:, VERSION],
+                "event_ms": words[:, self._plan.entity.seen_at],
                 "removed": np.zeros(len(recent), dtype=np.bool_),
                 "recent": recent,
             },
@@ -265,7 +262,7 @@ class UserStage:
         """See `Stage.touch_next`. In key order of the store; what is only in memory was used, and published, since the last checkpoint."""
         ids, self._next_key = self._users.table.walk(self._next_key, rows)
         users = [id_.decode() for id_ in ids]
-        remembers = self._users.read(users, self._now_ms)[:, _HELD] > 0
+        remembers = self._users.read(users, self._now_ms)[:, HELD] > 0
         self._touched.update(dict.fromkeys(itertools.compress(users, remembers.tolist())))
         return not self._next_key
 
@@ -283,6 +280,7 @@ class UserStage:
             "next_key": self._next_key.hex(),
         }
         into.write(_STATE, msgspec.json.encode(state))
+        self.catalogue.snapshot(into.within(_CATALOGUE))
         if self._labels:
             self._labels.snapshot(into.within(_LABELS))
 
@@ -300,6 +298,7 @@ class UserStage:
         self.clock, self._now_ms = EventClock.from_json(state["clock"].encode()), state["now_ms"]
         self.ordinal, self.outcomes = state["ordinal"], state["outcomes"]
         self._touched, self._next_key = dict.fromkeys(state["touched"]), bytes.fromhex(state["next_key"])
+        self.catalogue.restore(directory / _CATALOGUE)
         if self._labels:
             self._labels.restore(directory / _LABELS)
 
@@ -316,6 +315,7 @@ class UserStage:
         for table in (self._users.table, self._duplicates.rows):
             for key, value in table.live(self._now_ms):
                 state.update(msgspec.msgpack.encode([key, value]))
+        state.update(self.catalogue.digest())
         if self._labels:
             state.update(self._labels.join.digest().encode())
         return state.hexdigest()

@@ -35,7 +35,7 @@ START = "2026-01-01T00:00:00Z"  # what the clock of a test shows that does not s
 _LOG_SENT_MS = 1 << 62  # Kafka timestamp of a log's messages: far, as they lie in the past
 _LOG_ROWS = 2_000  # of a log, at a time
 _NOBODY = "freshet-testing"  # a user, or an item, of which nothing is known
-_CLOSE = 1e-5  # relative; counters are float32 where learners see them
+_CLOSE = 1e-5  # relative; features are float32 where learners see them
 
 
 class Pipeline:
@@ -233,7 +233,7 @@ class Pipeline:
     def examples(self) -> pl.DataFrame:
         """What the learners got: a row per accepted event and per catalogue change, in order.
 
-        The columns user_<type>_<half life>s are the user's counters just before the event.
+        The columns user_... are the user's features just before the event (docs/features.md); null: none yet.
         """
         return self._host.examples
 
@@ -257,19 +257,19 @@ class Pipeline:
             raise AssertionError(f"no example {at} among {rows.height}; events: {self.outcomes}, dead letters: {len(self.dead_letters)}")
         return rows.row(at, named=True)
 
-    def features(self, user: str) -> dict[str, float]:
-        """The user's counters as of the clock: those that the user's next event would carry."""
+    def features(self, user: str) -> dict[str, float | None]:
+        """The user's features as of the clock: those that the user's next event would carry. None: there is none yet."""
         return self._next_features(user, _NOBODY)[0]
 
-    def item_features(self, item: str) -> dict[str, float]:
-        """The item's counters as of the clock, item_<type>_<half life>s: those that the learners would see at its next event."""
+    def item_features(self, item: str) -> dict[str, float | None]:
+        """The features of the item, its author and its category as of the clock: those that the learners would see at its next event."""
         return self._next_features(_NOBODY, item)[1]
 
-    def _next_features(self, user: str, item: str) -> tuple[dict[str, float], dict[str, float]]:
+    def _next_features(self, user: str, item: str) -> tuple[dict[str, float | None], dict[str, float | None]]:
         """What an event of this user with this item would carry now. A copy of the pipeline gets one, so nothing changes here."""
         told = {"type": self.settings.event_types[0], "user_id": user, "item_id": item, "ts": self._started_ms()}
         with tempfile.TemporaryDirectory(dir=self._directory.name) as made, closing(self._host.copy(Path(made), ("items",))) as copy:
-            return copy.counters((user.encode(), _json(told)), self.now_ms)
+            return copy.features((user.encode(), _json(told)), self.now_ms)
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -293,7 +293,7 @@ class Pipeline:
             raise AssertionError("\n".join(self._compared(user, answer, items, k)))
 
     def expect_features(self, user: str, **expected: float) -> None:
-        """These of the user's counters have these values, to 5 digits; see `features`.
+        """These of the user's features have these values, to 5 digits; see `features`.
 
         Raises:
             AssertionError: one differs, or there is none of that name.
@@ -337,18 +337,20 @@ class Pipeline:
         return "others come before it, or the links that were asked do not give it"
 
 
-def _expect_numbers(what: str, found: Mapping[str, float], expected: Mapping[str, float]) -> None:
+def _expect_numbers(what: str, found: Mapping[str, float | None], expected: Mapping[str, float]) -> None:
     if faults := list(_faults(found, expected)):
         raise AssertionError("\n".join([f"{what} are not as expected:", *faults]))
 
 
-def _faults(found: Mapping[str, float], expected: Mapping[str, float]) -> Iterator[str]:
+def _faults(found: Mapping[str, float | None], expected: Mapping[str, float]) -> Iterator[str]:
     for name, wanted in expected.items():
         if name not in found:
             near = difflib.get_close_matches(name, found, 3)
             yield f"  there is no {name}" + (f"; do you mean {' or '.join(near)}?" if near else "")
-        elif not math.isclose(found[name], wanted, rel_tol=_CLOSE, abs_tol=_CLOSE):
-            yield f"  {name} is {found[name]:.6g}, expected {wanted:.6g}"
+        elif (value := found[name]) is None:
+            yield f"  there is no {name} yet, expected {wanted:.6g}"
+        elif not math.isclose(value, wanted, rel_tol=_CLOSE, abs_tol=_CLOSE):
+            yield f"  {name} is {value:.6g}, expected {wanted:.6g}"
 
 
 def _json(told: Mapping[str, object]) -> bytes:

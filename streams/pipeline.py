@@ -30,14 +30,20 @@ def user_config(s: Settings, partition: int) -> UserConfig:
     return UserConfig(
         partition=partition,
         types=s.event_types,
-        half_lives_seconds=s.user_half_lives_seconds,
+        half_lives_seconds=s.half_lives_seconds,
+        windows_seconds=s.windows_seconds,
+        session_gap_seconds=s.session_gap_seconds,
+        long_view_seconds=s.long_view_seconds,
+        sequence_events=s.sequence_events,
         late_seconds=s.late_seconds,
         future_seconds=s.future_seconds,
         duplicate_horizon_seconds=s.duplicate_horizon_seconds,
         user_ttl_seconds=s.user_ttl_seconds,
         labels=label_configs(s.labels, s.event_types),
         max_open_impressions=s.max_open_impressions,
-        cache_bytes=s.store_cache_mib << 20,
+        max_items=s.max_items,
+        hot_bytes=(s.store_cache_mib << 19) // s.batches_partitions,
+        cache_bytes=s.store_cache_mib << 19,
     )
 
 
@@ -50,6 +56,9 @@ def item_config(s: Settings) -> ItemConfig:
     return ItemConfig(
         capacity=s.max_items,
         types=s.event_types,
+        half_lives_seconds=s.half_lives_seconds,
+        windows_seconds=s.windows_seconds,
+        long_view_seconds=s.long_view_seconds,
         popularity_half_life_seconds=s.popularity_half_life_seconds,
         future_seconds=s.future_seconds,
     )

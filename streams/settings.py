@@ -68,14 +68,20 @@ class Settings(BaseSettings):
     duplicate_horizon_seconds: int = Field(86_400, gt=0, description="How long an event_id is remembered")
     late_seconds: int = Field(3_600, ge=0, description="Events older than the clock by more are counted as late")
     future_seconds: int = Field(3_600, ge=0, description="Events ahead of the clock by more are counted as future")
-    user_half_lives_seconds: tuple[int, ...] = Field((3_600, 86_400), min_length=1, description="Of the user's counters")
+    half_lives_seconds: tuple[int, ...] = Field((60, 600, 3_600, 86_400), min_length=1, description="Of all decayed counters")
+    windows_seconds: tuple[int, ...] = Field((300, 3_600), min_length=1, description="Of sliding counts, in ten buckets each")
+    session_gap_seconds: int = Field(1_800, gt=0, description="A user's events further apart are two sessions")
+    long_view_seconds: int = Field(10, gt=0, description="A view from there on is a long one")
+    sequence_events: int = Field(16, ge=1, description="Last events of a user that are kept, per behaviour")
     user_ttl_seconds: int = Field(30 * 86_400, gt=0, description="A user not seen for longer is forgotten")
     labels: Labels | None = Field(
         None,
         description="Label -> policy, or a table ([labels](labels.md)); empty: none; default: click = sliver, if there are such events",
     )
-    max_open_impressions: int = Field(1 << 17, ge=1, description="Impressions that await their labels, per label and partition")
-    store_cache_mib: int = Field(64, ge=1, description="RocksDB's block cache, per process")
+    max_open_impressions: int = Field(1 << 16, ge=1, description="Impressions that await their labels, per label and partition")
+    store_cache_mib: int = Field(
+        256, ge=2, description="Memory of a feature worker's state: half for rows in use, half RocksDB's block cache"
+    )
     popularity_half_life_seconds: int = Field(1_800, gt=0, description="Of `popular now`")
 
     # Learning

@@ -12,13 +12,15 @@ import polars as pl
 from core.composite import CompositeStage
 from core.labels import KINDS, POLICIES
 from core.position import Record
-from core.schemas import EVENT, EXAMPLE_BASE, ITEM, LABEL, NO_LABEL, USER, examples_schema, user_columns
+from core.schemas import EVENT, EXAMPLE_BASE, ITEM, LABEL, NO_LABEL, USER, examples_schema
 from core.snapshot import Snapshot
 from streams import pipeline
 from streams.decode import DeadLetter, Headers, RawMessage
 from streams.producing import Message
 from streams.replay import LocalPipeline
 from streams.settings import Settings
+
+Named = dict[str, float | None]  # features by name; None: there is none yet
 
 
 class HandFed(LocalPipeline):
@@ -65,7 +67,7 @@ class HandFed(LocalPipeline):
     def examples(self) -> pl.DataFrame:
         """Every event and catalogue row that the learners got; the user's features as columns by name, null on catalogue rows."""
         rows = self._rows.filter(pl.col("kind").is_in([EVENT, ITEM]))
-        named = [pl.col(USER).arr.get(at, null_on_oob=True).alias(name) for at, name in enumerate(self._user_columns)]
+        named = [pl.col(USER).arr.get(at, null_on_oob=True).alias(name).fill_nan(None) for at, name in enumerate(self._user_columns)]
         return rows.select(*[name for name in EXAMPLE_BASE if name not in NO_LABEL], *named)
 
     @property
@@ -93,14 +95,17 @@ class HandFed(LocalPipeline):
         other._learned = [*self._learned]
         return other
 
-    def counters(self, message: Message, sent_ms: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Of the user and the item of a good event: the counters just before it, by name. It is learned by half: for a copy only."""
+    def features(self, message: Message, sent_ms: int) -> tuple[Named, Named]:
+        """Of the user and the item of a good event: the features just before it. It is learned by half: for a copy only."""
         [rows, *_] = [record.rows for record in self._records([message], sent_ms)[0]]
         stage, items = self.learner.stage, pipeline.item_config(self.s)
         assert isinstance(stage, CompositeStage)
         examples = stage.open(rows)
         stage.parts[0].learn_many(examples)
         at = int(np.flatnonzero(examples.numbers("kind") == EVENT)[-1])  # labels that it makes due stand before and behind it
-        names = [name.replace("user_", "item_", 1) for name in user_columns(items.types, items.half_lives_seconds)]
-        users = dict(zip(self._user_columns, examples.rows[USER][at].to_list(), strict=True))
-        return users, dict(zip(names, examples.columns["item_counts"][at].tolist(), strict=True))
+        users, item = examples.rows[USER][at].to_numpy(), examples.columns["item_features"][at]
+        return _named(self._user_columns, users), _named(items.columns, item)
+
+
+def _named(columns: Sequence[str], values: np.ndarray) -> Named:
+    return {name: None if np.isnan(value) else value for name, value in zip(columns, values.tolist(), strict=True)}

@@ -1,15 +1,17 @@
-"""The slow, obvious twin of `ItemFeatures`, and what records the columns of the real one."""
+"""The slow, obvious twins of `ItemFeatures`, and what records the columns of the real one."""
 
 import math
 from collections import Counter
 
 import msgspec
 
+from core.hashing import fingerprint
 from core.schemas import ITEM, TICK
+from tests.naive_features import NaiveEntity
 
 
 class NaiveItems:
-    """One example at a time; popularity as a sum over all engaged events."""
+    """One example at a time; the item's decayed counters by type, and popularity as a sum over all engaged events."""
 
     def __init__(self, config, upstreams):
         self.config, self.clocks, self.ordinal, self.items, self.gone = config, [0] * upstreams, 0, {}, {}
@@ -45,7 +47,7 @@ class NaiveItems:
         return [0.0] * self.width
 
     def count(self, item, row):
-        ts = min(row["ts_ms"], row["clock_ms"] + self.config.future_seconds * 1000) if row["clock_ms"] else row["ts_ms"]
+        ts = self.time(row)
         item["first"] = item["first"] or min(self.clocks) or ts
         counts, late = item["counts"], ts < item["last"]
         for key in counts:
@@ -59,11 +61,53 @@ class NaiveItems:
         item["last"] = max(item["last"], ts)
         return before
 
+    def time(self, row):
+        """The event's time, held to its own partition's clock."""
+        return min(row["ts_ms"], row["clock_ms"] + self.config.future_seconds * 1000) if row["clock_ms"] else row["ts_ms"]
+
     def score(self, id_, at_ms):
         """log2 of the decayed count at a time, None without an event."""
         engaged = self.items[id_]["engaged"]
         h = self.config.popularity_half_life_seconds * 1000
         return math.log2(math.fsum(math.exp2((ts - at_ms) / h) for ts in engaged)) if engaged else None
+
+
+class NaiveItemColumns(NaiveItems):
+    """All columns, from every event that there was: for few events alone."""
+
+    def __init__(self, config, upstreams):
+        super().__init__(config, upstreams)
+        self.width, self.groups = config.width, {"author": {}, "category": {}}
+
+    def shelve(self, item, row):
+        entry = msgspec.json.decode(row["item"])
+        item["author"], item["category"] = entry.get("author"), next(iter(entry.get("categories", [])), None)
+        return super().shelve(item, row)
+
+    def count(self, item, row):
+        ts = self.time(row)
+        super().count(item, row)
+        item.setdefault("entity", NaiveEntity(self.config.item, "item"))
+        told = [item["entity"], *(self.group(name, item.get(name)) for name in ("author", "category"))]
+        room = self.room(item, row["type"], ts)
+        columns = [entity.before(ts) for entity in told]
+        before = [*columns[0], *room, *columns[1], *columns[2]]
+        type_ = row["type"] if row["type"] in self.config.types else None
+        for entity in told:
+            entity.learn(ts, type_, row["value"], int.from_bytes(fingerprint(row["user_id"])[:8], "little", signed=True))
+        return before
+
+    def group(self, name, id_):
+        """The author, or category; of none, one that nobody sees again."""
+        fresh = NaiveEntity(self.config.group, name)
+        return self.groups[name].setdefault(id_, fresh) if id_ is not None else fresh
+
+    def room(self, item, type_, ts):
+        """Age, open, viewers."""
+        start, end, viewers = item["start"], item["end"], item.setdefault("viewers", 0)
+        item["viewers"] = max(0, viewers + (type_ == "enter") - (type_ == "exit"))
+        opened = start is not None and start <= ts and (end is None or ts < end)
+        return [max(0, ts - (start or item["first"])) / 1000, float(opened), float(viewers)]
 
 
 class Recorder:
@@ -75,7 +119,7 @@ class Recorder:
         self.columns = []
 
     def learn_many(self, examples):
-        self.columns.append(examples.columns["item_counts"])
+        self.columns.append(examples.columns["item_features"])
 
     def maintain(self, ordinal, clock_ms):
         pass

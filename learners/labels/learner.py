@@ -22,7 +22,7 @@ _FIELD_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: equal hashes of two fields
 class LabelLearner:
     """An online logistic regression per label, on what was known at the impression.
 
-    In: `examples` with `label_at`, `label_numbers` and `label_categories`; numbers count as log(1 + x), negative ones as 0.
+    In: `examples` with `label_at`, `label_numbers` and `label_categories`; numbers count as log(1 + x), negative ones and NaN as 0.
     Gives no scores and publishes nothing: what it is worth is in its running loss and rates, see `OnlineLogistic.means`.
     State: the model's; label rows of names that the settings do not have.
     """
@@ -45,7 +45,7 @@ class LabelLearner:
         known = label >= 0
         self.unknown += int(at.size - np.count_nonzero(known))
         policy, kind = (examples.numbers(name)[at[known]].astype(np.int64) for name in ("policy", "label_kind"))
-        numbers = np.log1p(np.maximum(examples.columns["label_numbers"][known], 0))
+        numbers = np.log1p(np.fmax(examples.columns["label_numbers"][known], 0))
         self.model.learn_many(label[known], policy, kind, self._buckets(examples.columns["label_categories"][known]), numbers)
 
     def _buckets(self, hashes: np.ndarray) -> np.ndarray:

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from core.clock import MS, effective_ms
 from core.contender import Run, State
 from core.schemas import EVENT, ITEM
 from core.stage import Examples
 from evaluation.seen import SeenItems
 from features.config import POPULARITY_TYPES, UserConfig
-from features.counters import MS, effective_ms
 
 
 class Numbers:

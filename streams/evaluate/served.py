@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from core.composite import CompositeStage
-from features.item_stage import NONE_MS, ItemFeatures
+from features.item_rows import NONE_MS
+from features.item_stage import ItemFeatures
 from learners.live import LiveState
 from learners.recommend import Asker, CacheConfig, fill
 from learners.search import dots

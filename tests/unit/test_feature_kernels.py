@@ -6,38 +6,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features.counters import effective_ms, observe
+from core.clock import effective_ms
 from features.duplicates import mark_repeats
 from features.history import ENTRY_WORDS, TYPE_BITS, recent_fingerprints, remember
 from features.popularity import log2_popularity, observe_popularity
 
-HALF_LIVES_MS = np.array([1_000.0, 60_000.0])
-TYPES = 3
 T0 = 1_700_000_000_000
-
-sights = st.lists(st.tuples(st.integers(0, 200_000), st.integers(-1, TYPES)), max_size=40)
-
-
-def decayed_sum(events, code, half_life_ms, at_ms):
-    """By the definition: each event weighs 2^(-age / half life)."""
-    return math.fsum(math.exp2(-(at_ms - ts_ms) / half_life_ms) for ts_ms, c in events if c == code)
-
-
-@settings(deadline=None)
-@given(sights)
-def test_counters_are_the_decayed_sum_of_all_events(rows):
-    counts, last_ms, seen = np.zeros(TYPES * 2), 0, []
-    for passed, code in rows:
-        ts_ms = T0 + passed
-        read_ms = max(last_ms, ts_ms)  # a late row sees what was known at the newest one
-        before = np.empty(TYPES * 2, dtype=np.float32)
-        last_ms = observe(counts, last_ms, ts_ms, code, HALF_LIVES_MS, before)
-        expected = [decayed_sum(seen, c, h, read_ms) for c in range(TYPES) for h in HALF_LIVES_MS]
-        np.testing.assert_allclose(before, expected, rtol=1e-6, atol=1e-30)
-        seen.append((ts_ms, code))
-        assert last_ms == max(ts for ts, _ in seen)
-    now = [decayed_sum(seen, c, h, last_ms) for c in range(TYPES) for h in HALF_LIVES_MS]
-    np.testing.assert_allclose(counts, now, rtol=1e-9, atol=1e-30)
 
 
 @settings(deadline=None)

@@ -33,7 +33,7 @@ class Counts:
 
     def learn_many(self, examples: Examples) -> None:
         ordinals = examples.first_ordinal + np.arange(len(examples), dtype=np.float32)
-        examples.columns["item_counts"] = np.stack([ordinals, ordinals / 2], axis=1)
+        examples.columns["item_features"] = np.stack([ordinals, ordinals / 2], axis=1)
 
     def maintain(self, ordinal: int, clock_ms: int) -> None: ...
 

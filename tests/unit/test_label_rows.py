@@ -20,7 +20,7 @@ from tests.snapshots import save
 T0 = 1_767_225_600_000
 TYPES = ("impression", "click", "purchase", "exit", "view")
 WITHOUT = UserConfig(
-    partition=3, types=TYPES, half_lives_seconds=(60,), history_types=("click",), history_items=2, hot_users=4, cache_bytes=1 << 20,
+    partition=3, types=TYPES, half_lives_seconds=(60,), history_types=("click",), history_items=2, hot_bytes=1, cache_bytes=1 << 20,
     future_seconds=300, max_open_impressions=50,
 )  # fmt: skip
 LABELS = (
@@ -89,7 +89,8 @@ def test_label_rows_stand_where_the_slow_join_puts_them(seed: int, tmp_path: Pat
     plain, labelled = UserStage(WITHOUT, tmp_path / "a"), UserStage(WITH, tmp_path / "b")
     examples, woven = plain.apply(rows, 7), labelled.apply(rows, 7)
     naive = [NaiveLabel(label, 50) for label in LABELS]
-    assert list(woven.iter_rows(named=True)) == expected_rows(examples, join(naive, naive_rows(examples)))
+    expected = pl.DataFrame(expected_rows(examples, join(naive, naive_rows(examples))), schema=examples.schema)
+    assert_frame_equal(woven, expected)
     assert woven.schema == examples.schema
     assert labelled.labels is not None and plain.labels is None
     assert labelled.labels.open == {label.name: of.open for label, of in zip(LABELS, naive, strict=True)}

@@ -139,7 +139,7 @@ def test_a_restored_cache_hides_an_item_that_one_part_removed_and_another_still_
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     one = ToExamples(settings(), tmp_path / "one")
     save(one, tmp_path / "snapshot")
-    other = ToExamples(settings(user_half_lives_seconds=(60,)), tmp_path / "other")
+    other = ToExamples(settings(half_lives_seconds=(60,)), tmp_path / "other")
     with pytest.raises(SnapshotError, match="half_lives"):
         other.restore(tmp_path / "snapshot")
     one.close()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.clock import effective_ms
 from core.contender import SEEN_ITEMS
 from core.hashing import partition_of
 from core.schemas import EVENT
 from evaluation.seen import NONE, SeenItems
-from features.counters import effective_ms
 from freshet.testing import Pipeline
 from streams import bundled, pipeline
 

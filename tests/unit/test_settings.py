@@ -36,9 +36,9 @@ def test_an_argument_goes_before_a_variable_before_the_file(tmp_path: Path, monk
 
 def test_lists_in_file_and_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "freshet.toml").write_text('event_types = ["click", "view"]\n')
-    monkeypatch.setenv("FRESHET_USER_HALF_LIVES_SECONDS", "[60, 120]")
+    monkeypatch.setenv("FRESHET_HALF_LIVES_SECONDS", "[60, 120]")
     s = load()
-    assert (s.event_types, s.user_half_lives_seconds) == (("click", "view"), (60, 120))
+    assert (s.event_types, s.half_lives_seconds) == (("click", "view"), (60, 120))
 
 
 @pytest.mark.parametrize(

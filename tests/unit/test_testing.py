@@ -99,7 +99,7 @@ def test_equal_tests_give_equal_bytes_and_a_restart_changes_nothing(p: Pipeline)
 
 def test_the_settings_in_force_are_its_own_but_for_the_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "freshet.toml").write_text('event_types = ["click", "nod"]\nuser_half_lives_seconds = [60]\nbatches_partitions = 4\n')
+    (tmp_path / "freshet.toml").write_text('event_types = ["click", "nod"]\nhalf_lives_seconds = [60]\nbatches_partitions = 4\n')
     with Pipeline(**SMALL, seed=7) as p:
         assert (p.settings.batches_partitions, p.settings.seed, p.settings.dimensions) == (1, 7, 16)
         p.event("nod", "ann", "video-1")
@@ -148,7 +148,10 @@ def test_features_decay_without_events(p: Pipeline) -> None:
     p.after(hours=2)
     p.expect_features("ann", user_click_3600s=0.25, user_click_86400s=2 ** (-2 / 24), user_like_3600s=0)
     p.expect_item_features("video-1", item_click_3600s=0.25, item_like_3600s=0)
-    assert set(p.features("a stranger").values()) == set(p.item_features("nothing").values()) == {0.0}
+    of_nobody = {**p.features("a stranger"), **p.item_features("nothing")}
+    assert {of_nobody[name] for name in ("user_click_3600s", "item_click_3600s", "user_session_events", "author_view_60s")} == {0.0}
+    assert {of_nobody[name] for name in ("user_since_any", "item_since_engaged")} == {None}
+    assert "there is no user_since_any yet, expected 1" in failure(p.expect_features, "a stranger", user_since_any=1)
     before = p.digests()
     p.features("ann")
     assert p.digests() == before, "to look changes nothing"
@@ -327,6 +330,6 @@ def test_features_leave_nothing_behind_until_the_end() -> None:
     with Pipeline(dimensions=16) as p:
         p.click("ann", "video-1")
         before = sorted(Path(p._directory.name).iterdir())
-        assert max(p.features("ann").values()) == 1.0
-        assert max(p.item_features("video-1").values()) == 1.0
+        p.expect_features("ann", user_click_60s=1)
+        p.expect_item_features("video-1", item_click_60s=1)
         assert sorted(Path(p._directory.name).iterdir()) == before

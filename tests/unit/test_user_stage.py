@@ -1,5 +1,6 @@
 """The user stage against one that handles an event at a time with dicts; cuts, restarts, expiry, settings."""
 
+import json
 import math
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,7 @@ from core.hashing import fingerprint
 from core.schemas import BATCHES, EVENT, ITEM, TICK, USER, examples_schema
 from features.config import UserConfig
 from features.user_stage import USER_HISTORY, UserStage
+from tests.naive_features import NaiveAffinity, NaiveEntity, last_events
 from tests.snapshots import save
 
 T0 = 1_700_000_000_000
@@ -22,27 +24,33 @@ CONFIG = UserConfig(
     partition=3,
     types=("click", "view"),
     half_lives_seconds=(60, 3_600),
+    windows_seconds=(600, 7_200),
+    sequence_events=3,
     history_types=("click", "like"),
     history_items=3,
     late_seconds=600,
     future_seconds=300,
     duplicate_horizon_seconds=1_800,
     user_ttl_seconds=7_200,
-    hot_users=4,
+    hot_bytes=1,
     cache_bytes=1 << 20,
 )
 TYPES = ("click", "view", "like", "impression")
 
 
-def event(ts_ms, user, item="i", type_="click", event_id=None):
-    return {"kind": EVENT, "ts_ms": ts_ms, "user_id": user, "item_id": item, "type": type_, "event_id": event_id}
+def event(ts_ms, user, item="i", type_="click", event_id=None, value=None):
+    return {"kind": EVENT, "ts_ms": ts_ms, "user_id": user, "item_id": item, "type": type_, "event_id": event_id, "value": value}
 
 
 def tick(ts_ms):
     return {"kind": TICK, "ts_ms": ts_ms}
 
 
-CATALOGUE = {"kind": ITEM, "ts_ms": 0, "item_id": "i", "item": "{}"}
+def entry(item, *categories):
+    return {"kind": ITEM, "ts_ms": 0, "item_id": item, "item": json.dumps({"categories": categories} if categories else {})}
+
+
+CATALOGUE = entry("i")
 
 
 def frame(rows):
@@ -56,14 +64,15 @@ class NaiveUserStage:
 
     def __init__(self, config):
         self.config, self.window, self.clock, self.now, self.ordinal = config, [], 0, 0, 0
-        self.seen, self.users, self.touched, self.outcomes = {}, {}, set(), Counter()
+        self.seen, self.users, self.touched, self.outcomes, self.categories = {}, {}, set(), Counter(), {}
 
     def apply(self, rows):
         return [(at, *out) for at, row in enumerate(rows) if (out := self.one(row)) is not None]
 
     def one(self, row):
-        """(clock, counters or None) of an example, or None."""
+        """(clock, features or None) of an example, or None."""
         if row["kind"] == ITEM:
+            self.categories[row["item_id"]] = json.loads(row["item"]).get("categories", [None])[0]
             return None
         if row["kind"] == TICK:
             self.clock = max(self.clock, row["ts_ms"])
@@ -100,21 +109,33 @@ class NaiveUserStage:
         ts = min(row["ts_ms"], self.clock + self.config.future_seconds * 1000) if self.clock else row["ts_ms"]
         user = self.users.get(row["user_id"])
         if user is None or self.now - user["used"] >= self.config.user_ttl_seconds * 1000:
-            user = {"counts": Counter(), "last": 0, "items": []}
-        last, counts = user["last"], user["counts"]
-        late = ts < last
-        for key in counts:
-            counts[key] *= 1.0 if late else math.exp2(-(ts - last) / (key[1] * 1000))
-        before = [counts[t, h] for t in self.config.types for h in self.config.half_lives_seconds]
-        if row["type"] in self.config.types:
-            for h in self.config.half_lives_seconds:
-                counts[row["type"], h] += math.exp2(-(last - ts) / (h * 1000)) if late else 1.0
+            behaviours, sequences = self.config.entity.behaviours, {name: [] for name, _ in self.config.sequences}
+            user = {
+                "entity": NaiveEntity(self.config.entity, "user"), "affinity": NaiveAffinity(behaviours), "items": [],
+                "sequences": sequences, "last": 0,
+            }  # fmt: skip
+        before = self.count(user, row, ts)
         if row["type"] in self.config.history_types and row["item_id"] is not None:
             self.remember(user["items"], row["item_id"], ts)
             self.touched.add(row["user_id"])
-        user.update(last=max(last, ts), used=self.now, version=self.ordinal)
+        user.update(last=max(user["last"], ts), used=self.now, version=self.ordinal)
         self.users[row["user_id"]] = user
         return before
+
+    def count(self, user, row, ts):
+        category, item, type_ = self.categories.get(row["item_id"]), row["item_id"], row["type"]
+        category, counted = word(category) if category else 0, type_ if type_ in self.config.types else None
+        before = [*user["entity"].before(ts), *user["affinity"].before(ts, category)]
+        user["entity"].learn(ts, counted, row["value"], word(item) if item else 0)
+        user["affinity"].learn(ts, category, counted)
+        for name, types in self.config.sequences:
+            if item is not None and type_ in types and type_ in self.config.codes:
+                user["sequences"][name].append((ts, (fingerprint(item), self.config.codes[type_], row["value"], self.ordinal)))
+        return before
+
+    def sequences(self, user_id):
+        room = self.config.sequence_events
+        return {name: last_events(told, room) for name, told in self.users[user_id]["sequences"].items()}
 
     def remember(self, items, item, ts):
         """`items`: (time, item), newest first."""
@@ -151,15 +172,30 @@ def check_against_naive(stage, naive, pieces):
         assert examples["clock_ms"].to_list() == [clock for _, clock, _ in expected]
         nothing = [math.nan] * len(CONFIG.columns)
         counters = np.array([nothing if c is None else c for _, _, c in expected]).reshape(-1, len(CONFIG.columns))
-        np.testing.assert_allclose(columns_of(examples), counters, rtol=1e-6, atol=1e-30)
+        np.testing.assert_allclose(columns_of(examples), counters, rtol=1e-5, atol=1e-30)
     assert {name: count for name, count in stage.outcomes.items() if count} == dict(+naive.outcomes)
     assert stage.ordinal == naive.ordinal
+    check_sequences(stage, naive)
     published = stage.publish()
     touched = {} if published is None else {row["id"]: row for row in published.tables["user_history"].to_dicts()}
     for user, row in touched.items():
         assert (row["version"], row["event_ms"], row["recent"]) == naive.history(user)
     ttl_ms = CONFIG.user_ttl_seconds * 1000
     assert set(touched) == {user for user in naive.touched if naive.now - naive.users[user]["used"] < ttl_ms}
+
+
+def check_sequences(stage, naive):
+    """Of every user that is not forgotten."""
+    ttl_ms = CONFIG.user_ttl_seconds * 1000
+    for user in [user for user, held in naive.users.items() if naive.now - held["used"] < ttl_ms]:
+        told = stage.sequences(user)
+        for name, expected in naive.sequences(user).items():
+            assert [(e.ts_ms, (e.item, e.code, None if math.isnan(e.value) else e.value, e.ordinal)) for e in told[name]] == expected
+
+
+def word(text):
+    """The first word of a fingerprint."""
+    return int.from_bytes(fingerprint(text)[:8], "little", signed=True)
 
 
 def random_rows(seed, count, users):
@@ -170,11 +206,12 @@ def random_rows(seed, count, users):
         odd = int(random.choice([0, -5_000, -4_000_000, 2_000_000], p=[0.85, 0.09, 0.03, 0.03]))
         item = None if random.random() < 0.05 else f"item-{random.integers(8)}"
         event_id = None if random.random() < 0.2 else f"{random.integers(count // 2)}"
-        rows.append(event(ts + odd, f"user-{int(users * random.random() ** 2)}", item, str(random.choice(TYPES)), event_id))
+        value = None if random.random() < 0.5 else float(random.integers(0, 60))
+        rows.append(event(ts + odd, f"user-{int(users * random.random() ** 2)}", item, str(random.choice(TYPES)), event_id, value))
         if random.random() < 0.05:
             rows.append(tick(ts + int(random.integers(-1_000, 60_000))))
         if random.random() < 0.05:
-            rows.append(CATALOGUE)
+            rows.append(entry(f"item-{random.integers(8)}", *(["c1"], ["c2", "c1"], [f"c{random.integers(20)}"], [])[random.integers(4)]))
     return rows
 
 
@@ -186,7 +223,7 @@ def stage(tmp_path):
 
 
 def test_a_long_stream_equals_the_naive_stage(stage):
-    check_against_naive(stage, NaiveUserStage(CONFIG), cut(random_rows(1, 6_000, 60), [1, 20, 700, 3]))
+    check_against_naive(stage, NaiveUserStage(CONFIG), cut(random_rows(1, 3_000, 60), [1, 20, 700, 3]))
 
 
 row_strategy = st.one_of(
@@ -237,8 +274,8 @@ def test_the_cut_into_records_changes_no_bit(tmp_path):
 
 def test_the_memory_for_hot_users_changes_no_bit(tmp_path):
     results = []
-    for hot_users in (1, 1_000):
-        stage = UserStage(replace(CONFIG, hot_users=hot_users), tmp_path / str(hot_users))
+    for hot_bytes in (1, 8 << 20):
+        stage = UserStage(replace(CONFIG, hot_bytes=hot_bytes), tmp_path / str(hot_bytes))
         results.append(run(stage, cut(random_rows(3, 1_000, 40), [50])))
         stage.close()
     assert_same(*results)
@@ -293,6 +330,21 @@ def test_the_same_event_id_of_two_users_is_two_events(stage):
     assert stage.apply(frame(rows), 0)["user_id"].to_list() == ["a", "ab", "b"]
 
 
+def test_features_are_read_aligned_as_the_next_event_would_find_them(stage):
+    stage.apply(frame(random_rows(6, 400, 10)), 0)
+    stage.apply(frame([tick(stage.clock.ms + 60_000)]), 1)
+    users = ["user-3", "nobody", "user-0"]
+    read = stage.read(users)
+    assert (read.event_ms > 0).tolist() == [True, False, True]
+    assert np.isnan(read.values[1]).all()
+    before = stage.digest()
+    stage.read(users)
+    assert stage.digest() == before
+    for at in (0, 2):
+        next_one = columns_of(stage.apply(frame([event(stage.clock.ms, users[at], None)]), 2 + at))[0]
+        np.testing.assert_array_equal(read.values[at], next_one)
+
+
 def test_only_users_whose_items_changed_are_published(stage):
     assert stage.publish() is None
     stage.apply(frame([event(T0, "a", "x"), event(T0, "b", "x", "impression"), event(T0 + 1, "a", "y", "like")]), 0)
@@ -327,7 +379,7 @@ def test_a_snapshot_of_other_settings_is_refused(tmp_path, stage, change):
 def test_bounds_may_change_over_a_restore(tmp_path, stage):
     (tmp_path / "snapshot").mkdir()
     save(stage, tmp_path / "snapshot")
-    other = UserStage(replace(CONFIG, late_seconds=5, hot_users=9, cache_bytes=2 << 20), tmp_path / "other")
+    other = UserStage(replace(CONFIG, late_seconds=5, hot_bytes=1 << 20, cache_bytes=2 << 20), tmp_path / "other")
     other.restore(tmp_path / "snapshot")
     other.close()
 
