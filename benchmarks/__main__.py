@@ -2,12 +2,13 @@
 
 import sys
 
-from benchmarks import freshness, labels, replay, results, scrape, simulate, throughput
+from benchmarks import features, freshness, labels, replay, results, scrape, simulate, throughput
 
 NAMES = {
     "throughput": throughput.main,
     "freshness": freshness.main,
     "replay": replay.main,
+    "features": features.main,
     "results": results.main,
     "simulate": simulate.main,
     "scrape": scrape.main,

@@ -1,0 +1,235 @@
+"""`python -m benchmarks features`: both feature stages, user and item, alone on one core.
+
+globo: a real log of clicks with its catalogue, all default features and labels. users: synthetic events of ever more users, Zipf, every
+user seen once before; the last ones with a store of five times the cache. Beside them, in the same run, one decayed counter per user in
+another stream processor, if it is installed: `pip install bytewax==0.21.1 quixstreams==3.28.1`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import psutil
+from rich.console import Console
+
+from benchmarks.data import folder
+from benchmarks.report import report
+from core.frames import constant
+from core.position import Upstream
+from core.schemas import BATCHES, EVENT
+from core.stage import Stage
+from streams import pipeline
+from streams.cli.common import settings
+from streams.cli.replay import opened_log
+from streams.decode import EventDecoder, ItemDecoder, RawMessage
+from streams.ingest import limits_of
+from streams.logs.mapping import load_mapping
+from streams.packing import Chunk, Output, Packer
+from streams.producing import Message
+from streams.settings import Settings
+
+GLOBO = "globo/clicks.parquet"
+BATCH = 2_000
+USERS = (10_000, 100_000, 1_000_000)
+MANY_USERS = 5_000_000
+SMALL_CACHE_MIB = 64  # of that run: the store is more than five times as large
+EVENTS = 400_000
+ITEMS, ITEM_EXPONENT, USER_EXPONENT = 20_000, 1.0, 1.0
+START_MS, EVENTS_PER_SECOND = 1_767_225_600_000, 1_000
+TYPES = ("impression", "click", "view", "like", "purchase")
+SHARES = (0.5, 0.2, 0.25, 0.04, 0.01)
+PEERS = ("bytewax", "quixstreams")
+PEER_SECONDS = 20.0
+
+Figures = dict[str, float]
+Frames = Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]  # rows of `batches`, and of `examples` where a catalogue comes with them
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks features", description=__doc__, epilog="Example: features --parts globo --data data",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--parts", nargs="+", choices=("globo", "users", "peers"), default=["globo", "users", "peers"], help="default: all")
+    parser.add_argument("--data", type=Path, default=folder(GLOBO), help=f"the folder of {GLOBO}; told and left out if missing")
+    parser.add_argument("--many-users", type=int, default=MANY_USERS, help=f"0 leaves that run out (default {MANY_USERS})")
+    given = parser.parse_args(arguments)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    figures: Figures = {}
+    if "globo" in given.parts:
+        figures |= on_globo(given.data)
+    if "users" in given.parts:
+        figures |= of_users(given.many_users)
+    if "peers" in given.parts:
+        figures |= beside_peers()
+    report("features, one core", figures, {"batches": f"{BATCH} events a record"})
+
+
+# A real log
+
+
+def on_globo(data: Path) -> Figures:
+    if not (data / GLOBO).exists():
+        _progress(f"globo: left out, there is no {GLOBO} in {data}")
+        return {}
+    rule = load_mapping("globo")
+    s = settings(batches_partitions=1)
+    s = s.model_copy(update={"event_types": tuple(dict.fromkeys((*s.event_types, *rule.types)))})
+    items, opened = opened_log(data / GLOBO, rule, data / "globo/articles.parquet")
+    events = chain.from_iterable(part.messages for part in opened.batches())
+    seconds, rows, peak = driven(s, packed(s, iter(items), events))
+    return {"events_per_second": rows / seconds, "globo_events": float(rows), "peak_rss_mb": peak}
+
+
+def packed(s: Settings, items: Iterator[Message], events: Iterator[Message]) -> Frames:
+    """What ingest would write."""
+    sources = Upstream("events", 0, "benchmark"), Upstream("items", 0, "benchmark")
+    packer = Packer([Output(s.batches_topic, 0)], Output(s.examples_topic, 0), dict.fromkeys(sources, 0))
+    limits = limits_of(s)
+    for source, decoder, messages in ((sources[1], ItemDecoder(limits), items), (sources[0], EventDecoder(limits), events)):
+        while some := list(islice(messages, BATCH)):
+            first = packer.ends[source]
+            raw = [RawMessage(key, value, (), 1 << 60, first + at) for at, (key, value) in enumerate(some)]
+            records = packer.pack({source: Chunk(decoder.decode(raw).rows, first + len(raw))})
+            catalogue = [record.rows for record in records if record.output.topic == s.examples_topic]
+            rows = next(record.rows for record in records if record.output.topic == s.batches_topic)
+            yield rows, catalogue[0] if catalogue else None
+
+
+# Ever more users
+
+
+def of_users(many_users: int) -> Figures:
+    """Events per second by number of users; what the most cost beside the fewest."""
+    figures: Figures = {}
+    for users in USERS:
+        rate, _, rss_mb = of_number(settings(batches_partitions=1), users)
+        figures |= {f"users_{users}_events_per_second": rate, f"users_{users}_rss_mb": rss_mb}
+    rates = [figures[f"users_{users}_events_per_second"] for users in USERS]
+    figures["users_flatness_ratio"] = min(rates) / rates[0]
+    if many_users:
+        rate, store_mib, rss_mb = of_number(settings(batches_partitions=1, store_cache_mib=SMALL_CACHE_MIB), many_users)
+        name = f"users_{many_users}"
+        figures |= {f"{name}_events_per_second": rate, f"{name}_rss_mb": rss_mb, f"{name}_ratio": rate / rates[0]}
+        figures["store_to_cache_ratio"] = store_mib / SMALL_CACHE_MIB
+    return figures
+
+
+def of_number(s: Settings, users: int, events: int = EVENTS) -> tuple[float, float, float]:
+    """Events per second over Zipf's users, each of them seen once before; the store's size then, MiB; memory, MB."""
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
+        stages = made(s, Path(directory))
+        warm = max(0, -(-users // BATCH)) * BATCH
+        for frame in synthetic(users, np.arange(warm) % users, 0):
+            apply(stages, frame)
+        chosen = zipf(users, USER_EXPONENT, events, np.random.default_rng(users))
+        frames = list(synthetic(users, chosen, warm))
+        seconds = timed(stages, ((frame, None) for frame in frames))
+        sizes, rss = stages[0].store.sizes_bytes(), psutil.Process().memory_info().rss  # type: ignore[attr-defined]
+        stages[0].close()
+    _progress(f"{users:,} users: {events / seconds:,.0f} events/s, store {sizes['tables'] / 2**20:,.0f} MiB, rss {rss / 2**20:,.0f} MiB")
+    return events / seconds, sizes["tables"] / 2**20, float(round(rss / 2**20))
+
+
+def synthetic(users: int, chosen: np.ndarray, first: int) -> Iterator[pl.DataFrame]:
+    """Events of these users, numbers int64 [n], in time; `first`: events before them."""
+    random = np.random.default_rng(first)
+    types, items = random.choice(len(TYPES), size=chosen.size, p=SHARES), zipf(ITEMS, ITEM_EXPONENT, chosen.size, random)
+    values = random.exponential(12.0, chosen.size)
+    for start in range(0, chosen.size, BATCH):
+        at = slice(start, start + BATCH)
+        ordinals, n = np.arange(first + start, first + start + len(chosen[at])), len(chosen[at])
+        told: dict[str, Any] = {
+            "kind": np.full(n, EVENT, np.uint8), "source": np.zeros(n, np.uint16), "offset": ordinals,
+            "sent_ms": ordinals, "ts_ms": START_MS + ordinals * 1_000 // EVENTS_PER_SECOND,
+            "event_id": [f"e{ordinal}" for ordinal in ordinals.tolist()], "type": [TYPES[type_] for type_ in types[at].tolist()],
+            "user_id": [f"user-{user}" for user in chosen[at].tolist()], "item_id": [f"item-{item}" for item in items[at].tolist()],
+            "value": np.where(types[at] == TYPES.index("view"), values[at], np.nan),
+        }  # fmt: skip
+        empty = {name: constant(name, None, dtype, n) for name, dtype in BATCHES.items() if name not in told}
+        columns = [empty[name] if name in empty else pl.Series(name, told[name], dtype) for name, dtype in BATCHES.items()]
+        yield pl.DataFrame(columns).with_columns(pl.col("value").fill_nan(None))
+
+
+def zipf(size: int, exponent: float, count: int, random: np.random.Generator) -> np.ndarray:
+    """int64 [count]: numbers below `size`, the k-th with weight 1 / k^exponent, spread over all numbers."""
+    upto = np.cumsum(np.arange(1.0, size + 1) ** -exponent)
+    ranks = np.searchsorted(upto, random.random(count) * upto[-1], side="right")
+    numbers: np.ndarray = np.random.default_rng(size).permutation(size)[ranks]
+    return numbers
+
+
+# Driving the stages
+
+
+def made(s: Settings, directory: Path) -> tuple[Stage, Stage]:
+    """The user stage, and the learner stage with nothing but its features."""
+    return pipeline.user_stage(s, Upstream(s.batches_topic, 0, "benchmark"), directory / "users"), pipeline.learner_stage(s, 1, ("items",))
+
+
+def apply(stages: tuple[Stage, Stage], rows: pl.DataFrame, catalogue: pl.DataFrame | None = None) -> None:
+    if catalogue is not None:
+        stages[1].apply(catalogue, 0)
+    examples = stages[0].apply(rows, 0)
+    assert examples is not None
+    stages[1].apply(examples, 0)
+    for stage in stages:
+        stage.publish()
+
+
+def timed(stages: tuple[Stage, Stage], frames: Frames) -> float:
+    """Seconds that the stages took, publications included; not what made the frames."""
+    seconds = 0.0
+    for rows, catalogue in frames:
+        started = time.perf_counter()
+        apply(stages, rows, catalogue)
+        seconds += time.perf_counter() - started
+    return seconds
+
+
+def driven(s: Settings, frames: Frames) -> tuple[float, int, float]:
+    """Seconds, events, and the highest memory, MB, of a whole log; a little of it first, so that nothing is compiled in time."""
+    peak = 0
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
+        warm = made(s, Path(directory) / "warm")
+        head = list(islice(frames, 30))
+        timed(warm, iter(head))
+        warm[0].close()
+        stages, seconds, rows = made(s, Path(directory) / "log"), 0.0, 0
+        for pair in chain(head, frames):
+            seconds += timed(stages, iter([pair]))
+            rows += int((pair[0]["kind"].to_numpy() == EVENT).sum())
+            peak = max(peak, psutil.Process().memory_info().rss)
+        stages[0].close()
+    _progress(f"globo: {rows:,} events in {seconds:.1f} s, {rows / seconds:,.0f} events/s")
+    return seconds, rows, float(round(peak / 2**20))
+
+
+# Other stream processors
+
+
+def beside_peers() -> Figures:
+    """Each in a process of its own, on the same core."""
+    figures: Figures = {}
+    for name in PEERS:
+        found = subprocess.run(
+            [sys.executable, "-m", f"benchmarks.peers.{name}", str(PEER_SECONDS)], capture_output=True, text=True, check=False
+        )
+        if found.returncode:
+            _progress(f"{name}: left out, {(found.stderr.strip().splitlines() or ['no word'])[-1]}")
+            continue
+        figures[f"{name}_events_per_second"] = float(found.stdout.split()[-1])
+    return figures
+
+
+def _progress(text: str) -> None:
+    Console(stderr=True, highlight=False).print(text)
