@@ -46,14 +46,15 @@ class IdMap:
 
     def admit(self, ids: Iterable[str]) -> np.ndarray:
         """int32 [n]: the row of each id, given one where it has none; all become the last used, in order."""
-        return np.array([self._touch(id_) for id_ in ids], dtype=np.int32)
-
-    def _touch(self, id_: str) -> int:
-        row = self._rows.pop(id_, -1)
-        if row < 0:
-            row = self._take(id_)
-        self._rows[id_] = row
-        return row
+        told, rows = list(ids), self._rows
+        distinct = dict.fromkeys(told)
+        for id_ in distinct:
+            if id_ not in rows:
+                rows[id_] = self._take(id_)
+        last = told if len(distinct) == len(told) else list(dict.fromkeys(reversed(told)))[::-1]
+        for id_ in last:
+            rows[id_] = rows.pop(id_)
+        return np.fromiter(map(rows.__getitem__, told), dtype=np.int32, count=len(told))
 
     def _take(self, id_: str) -> int:
         self.admitted += 1

@@ -1,6 +1,6 @@
 """The contracts: what a host may ask of a stage, and what the learner stage asks of its parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -65,6 +65,7 @@ class Examples:
         self._frame, self._start, self._stop = rows, 0, rows.height
         self._texts: dict[str, list[Any]] = {}  # of the whole frame, shared by all parts
         self._numbers: dict[str, np.ndarray] = {}
+        self._made: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -83,6 +84,18 @@ class Examples:
             self._numbers[name] = column
         return self._numbers[name][self._start : self._stop]
 
+    def derived(self, name: str, column: str, make: Callable[[Sequence[Any]], np.ndarray]) -> np.ndarray:
+        """[n]: what `make` makes of a column of strings, asked once for all rows, whatever the runs they are cut into; not to be written.
+
+        Args:
+            name: of what is made, the asker's own.
+        """
+        if name not in self._made:
+            self.texts(column)
+            made = self._made[name] = make(self._texts[column])
+            made.flags.writeable = False
+        return self._made[name][self._start : self._stop]
+
     @property
     def rows(self) -> pl.DataFrame:
         """The n rows as a frame."""
@@ -93,7 +106,7 @@ class Examples:
         own = Examples.__new__(Examples)
         own.first_ordinal, own.clock_ms, own.columns = self.first_ordinal + start, self.clock_ms[start:stop], {}
         own._frame, own._start, own._stop = self._frame, self._start + start, self._start + stop
-        own._texts, own._numbers = self._texts, self._numbers
+        own._texts, own._numbers, own._made = self._texts, self._numbers, self._made
         return own
 
 

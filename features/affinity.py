@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.clock import MS
-from core.compiled import compiled
+from core.compiled import compiled, inlined
 from features.declarations import AFFINITY_LIVES_SECONDS, AFFINITY_SLOTS
 
 NO_CATEGORY = 0
@@ -28,7 +28,7 @@ def affinity(groups: int, at: int) -> Affinity:
     return Affinity(lives_ms, groups, at, AFFINITY_SLOTS * (_COUNTS + width), width)
 
 
-@compiled
+@inlined
 def slot_of(of: Affinity, row: np.ndarray, category: int) -> int:
     """First word of the category's slot; of an empty one, or that of the oldest newest event, where it has none."""
     size, best = of.words // AFFINITY_SLOTS, of.at

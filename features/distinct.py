@@ -18,11 +18,12 @@ _HALVES = np.exp2(-np.arange(64.0))
 
 
 @compiled
-def add_distinct(registers: np.ndarray, word: int) -> None:
+def add_distinct(registers: np.ndarray, sums: np.ndarray, word: int) -> None:
     """Count an id by a word of its hash.
 
     Args:
         registers: uint8 [REGISTERS]. Updated.
+        sums: float64 [2]: how many registers are in use, and the sum of 2^-register over these, so that asking costs nothing. Updated.
         word: uniformly distributed 64 bits.
     """
     bits = np.uint64(word)
@@ -32,18 +33,18 @@ def add_distinct(registers: np.ndarray, word: int) -> None:
     while rank < 64 - REGISTER_BITS and rest & np.uint64(1) == 0:
         rest >>= np.uint64(1)
         rank += 1
-    if rank > registers[register]:
+    held = registers[register]
+    if rank > held:
+        sums[0] += held == 0
+        sums[1] += _HALVES[rank] - (_HALVES[held] if held else 0.0)
         registers[register] = rank
 
 
 @compiled
-def estimate_distinct(registers: np.ndarray) -> float:
+def estimate_distinct(sums: np.ndarray) -> float:
     """About how many ids were counted; small numbers by the registers still empty."""
-    total, empty = 0.0, 0
-    for register in range(REGISTERS):
-        total += _HALVES[registers[register]]
-        empty += registers[register] == 0
-    estimate = _SCALE / total
+    empty = REGISTERS - sums[0]
+    estimate: float = _SCALE / (empty + sums[1])
     if estimate <= 2.5 * REGISTERS and empty:
         estimate = REGISTERS * math.log(REGISTERS / empty)
     return estimate

@@ -11,12 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from core.clock import MS
-from core.compiled import compiled
+from core.compiled import compiled, inlined
 from features.declarations import BUCKETS, DWELL, LONG_VIEW, EntityConfig
 from features.distinct import REGISTERS, add_distinct, estimate_distinct
 
 WORD_BYTES = 8
 _REGISTER_WORDS = REGISTERS // WORD_BYTES
+_DISTINCT_WORDS = 2
 _SESSION_WORDS = 2  # start ms, events
 NOBODY = 0  # in place of a hash: nothing distinct to count
 
@@ -39,7 +40,9 @@ class Plan(NamedTuple):
     counts_at: int  # float64 [signals x lives], as of the newest event
     heads_at: int  # int64 [windows], number of the newest bucket
     buckets_at: int  # int32 [windows x groups x BUCKETS], bucket b at b mod BUCKETS
+    totals_at: int  # int32 [windows x groups], of the buckets
     registers_at: int  # uint8 [REGISTERS]
+    distinct_at: int  # float64 [2], see `features.distinct`
     session_at: int
     words: int  # of the row, from word 0 on
     width: int  # columns
@@ -69,7 +72,9 @@ def plan(config: EntityConfig, entity: str, start: int = 0) -> Plan:
         "counts_at": len(signals) * len(config.half_lives_seconds),
         "heads_at": len(windows),
         "buckets_at": -(-len(windows) * len(groups) * BUCKETS // 2),
+        "totals_at": -(-len(windows) * len(groups) // 2),
         "registers_at": _REGISTER_WORDS,
+        "distinct_at": _DISTINCT_WORDS,
         "session_at": _SESSION_WORDS if config.session_gap_seconds else 0,
     }
     places = start + np.cumsum([0, *sizes.values()])
@@ -91,7 +96,7 @@ def plan(config: EntityConfig, entity: str, start: int = 0) -> Plan:
     )
 
 
-@compiled
+@inlined
 def decay(plan: Plan, of: Views, row: int, passed_ms: int, before: np.ndarray) -> None:
     """Bring the counters to the event's time, if that is newer than theirs, and fill [signals x lives] of `before`."""
     lives = plan.lives_ms.shape[0]
@@ -102,7 +107,7 @@ def decay(plan: Plan, of: Views, row: int, passed_ms: int, before: np.ndarray) -
             of.floats[row, plan.counts_at + at], before[at] = count, count
 
 
-@compiled
+@inlined
 def count(plan: Plan, of: Views, row: int, code: int, value: float, late_ms: int) -> None:
     """Count an event that is that much older than the newest one."""
     lives = plan.lives_ms.shape[0]
@@ -116,26 +121,34 @@ def count(plan: Plan, of: Views, row: int, code: int, value: float, late_ms: int
                 of.floats[row, dwell - lives] += weight
 
 
-@compiled
+@inlined
 def slide(plan: Plan, of: Views, row: int, ts_ms: int, mask: int, before: np.ndarray) -> None:
     """Fill [windows x groups] of `before` with what the windows that end in the event's bucket, or later, hold; then count it."""
     for window in range(plan.bucket_ms.shape[0]):
         bucket, head = ts_ms // plan.bucket_ms[window], of.words[row, plan.heads_at + window]
-        first = max(bucket, head, BUCKETS) - BUCKETS + 1
+        if bucket > head:
+            empty_buckets(plan, of, row, window, max(head + 1, bucket - BUCKETS + 1), bucket)
+            of.words[row, plan.heads_at + window] = bucket
         for group in range(plan.groups):
-            ring = 2 * plan.buckets_at + (window * plan.groups + group) * BUCKETS
-            total = 0
-            for at in range(max(first, head - BUCKETS + 1), head + 1):
-                total += of.ints[row, ring + at % BUCKETS]
-            before[window * plan.groups + group] = total
-            for at in range(max(head + 1, bucket - BUCKETS + 1), bucket + 1):
-                of.ints[row, ring + at % BUCKETS] = 0
+            total = 2 * plan.totals_at + window * plan.groups + group
+            before[window * plan.groups + group] = of.ints[row, total]
             if mask >> group & 1 and bucket > head - BUCKETS:
-                of.ints[row, ring + bucket % BUCKETS] += 1
-        of.words[row, plan.heads_at + window] = max(head, bucket)
+                of.ints[row, total] += 1
+                of.ints[row, 2 * plan.buckets_at + (window * plan.groups + group) * BUCKETS + bucket % BUCKETS] += 1
 
 
-@compiled
+@inlined
+def empty_buckets(plan: Plan, of: Views, row: int, window: int, first: int, last: int) -> None:
+    """Make room for the buckets from `first` to `last`, which are those of the ring's oldest."""
+    for group in range(plan.groups):
+        ring = 2 * plan.buckets_at + (window * plan.groups + group) * BUCKETS
+        total = 2 * plan.totals_at + window * plan.groups + group
+        for at in range(first, last + 1):
+            of.ints[row, total] -= of.ints[row, ring + at % BUCKETS]
+            of.ints[row, ring + at % BUCKETS] = 0
+
+
+@inlined
 def look_back(plan: Plan, of: Views, row: int, ts_ms: int, mask: int, before: np.ndarray) -> None:
     """Fill [1 + groups] of `before` with seconds since the newest event, NaN where there is none; then remember this one."""
     for at in range(1 + plan.groups):
@@ -145,7 +158,7 @@ def look_back(plan: Plan, of: Views, row: int, ts_ms: int, mask: int, before: np
             of.words[row, plan.seen_at + at] = max(seen_ms, ts_ms)
 
 
-@compiled
+@inlined
 def rate(plan: Plan, counts: np.ndarray, before: np.ndarray) -> None:
     """Fill [rates] of `before` from the decayed counters, float32 [signals x lives]."""
     lives = plan.lives_ms.shape[0]
@@ -154,7 +167,7 @@ def rate(plan: Plan, counts: np.ndarray, before: np.ndarray) -> None:
         before[at] = above / (counts[plan.rates[at, 1] * lives + plan.rate_life] + plan.smoothing[at, 1])
 
 
-@compiled
+@inlined
 def sit(plan: Plan, of: Views, row: int, ts_ms: int, newest_ms: int, before: np.ndarray) -> None:
     """Fill events and seconds of the session, zeros where the event begins one; then take it in. A late event belongs to the last one."""
     start, events = plan.session_at, plan.session_at + 1
@@ -188,9 +201,10 @@ def observe(plan: Plan, of: Views, row: int, ts_ms: int, code: int, value: float
     rate(plan, counts, before[at : at + plan.rates.shape[0]])
     at += plan.rates.shape[0]
     registers = of.bytes[row, plan.registers_at * WORD_BYTES : plan.registers_at * WORD_BYTES + REGISTERS]
-    before[at] = estimate_distinct(registers)
+    sums = of.floats[row, plan.distinct_at : plan.distinct_at + _DISTINCT_WORDS]
+    before[at] = estimate_distinct(sums)
     if other != NOBODY:
-        add_distinct(registers, other)
+        add_distinct(registers, sums, other)
     if plan.gap_ms:
         sit(plan, of, row, ts_ms, newest_ms, before[at + 1 : at + 3])
     if known:

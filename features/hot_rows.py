@@ -8,6 +8,7 @@ import numpy as np
 from features.sparse_rows import pack, unpack
 from features.store import Batch, ExpiringRows
 
+SPARE_ROWS = 4_096  # beside those kept, for the new ids of a batch
 USED = 0  # word of a row that holds the time of its last use, ms
 
 
@@ -18,14 +19,15 @@ class HotRows:
     """
 
     def __init__(self, table: ExpiringRows, width: int, capacity: int) -> None:
-        """`capacity`: rows kept between batches; a batch with more ids makes the array as large as it needs."""
+        """`capacity`: rows kept between batches; a batch with more ids than fit beside them makes the array larger."""
         self.table = table
-        self.words = np.zeros((capacity, width), dtype="<i8")
+        size = capacity + SPARE_ROWS
+        self.words = np.zeros((size, width), dtype="<i8")
         self._capacity = capacity
         self._slot_of: dict[str, int] = {}
-        self._free = list(range(capacity - 1, -1, -1))
-        self._dirty = np.zeros(capacity, dtype=np.bool_)
-        self._stored_ms = np.zeros(capacity, dtype=np.int64)  # time in the stored value of each slot's row, 0 where there is none
+        self._free = list(range(size - 1, -1, -1))
+        self._dirty = np.zeros(size, dtype=np.bool_)
+        self._stored_ms = np.zeros(size, dtype=np.int64)  # time in the stored value of each slot's row, 0 where there is none
 
     def admit(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
         """int64 [n]: slot of each of n distinct ids, whose rows will be written; zeros where nothing was stored."""
@@ -53,18 +55,20 @@ class HotRows:
         self._free.extend(range(size, 2 * size))
 
     def _load(self, slots: np.ndarray, ids: list[str], now_ms: int) -> None:
-        self.words[slots] = self._stored(ids, now_ms)
+        unpack(self.table.load([id_.encode() for id_ in ids], now_ms), self.words, slots)
         self._stored_ms[slots] = self.words[slots, USED]
 
     def _stored(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
         """int64 [n, width], zeros where there is no row."""
-        return unpack(self.table.load([id_.encode() for id_ in ids], now_ms), self.words.shape[1])
+        rows = np.empty((len(ids), self.words.shape[1]), dtype="<i8")
+        unpack(self.table.load([id_.encode() for id_ in ids], now_ms), rows, np.arange(len(ids)))
+        return rows
 
-    def read(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
-        """int64 [n, width]: copies of the rows of distinct ids, zeros where there is none."""
+    def read(self, ids: Sequence[str], now_ms: int, words: int | None = None) -> np.ndarray:
+        """int64 [n, words]: copies of the rows of distinct ids, or of their first `words`; zeros where there is none."""
         slots = np.array([self._slot_of.get(id_, -1) for id_ in ids], dtype=np.int64)
-        rows, missing = self.words[slots], np.flatnonzero(slots < 0)
-        rows[missing] = self._stored([ids[at] for at in missing.tolist()], now_ms)
+        rows, missing = self.words[:, :words][slots], np.flatnonzero(slots < 0)
+        rows[missing] = self._stored([ids[at] for at in missing.tolist()], now_ms)[:, :words]
         return rows
 
     def trim(self, batch: Batch) -> None:

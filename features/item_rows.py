@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.clock import MS, UNSET
-from core.compiled import compiled
+from core.compiled import compiled, inlined
 from features.config import ItemConfig
 from features.declarations import ROOM_FEATURES
 from features.entity import Plan, Views, blank, observe, plan
@@ -79,7 +79,7 @@ def learn_items(of: ItemPlan, events: ItemEvents, tables: Tables, first_version:
             learn_event(of, events, tables, i, before[i])
 
 
-@compiled
+@inlined
 def learn_event(of: ItemPlan, events: ItemEvents, tables: Tables, i: int, before: np.ndarray) -> None:
     """One event of an item, its author and its category."""
     at, ts_ms, code, value, user = events.item[i], events.ts_ms[i], events.code[i], events.value[i], events.user[i]
@@ -97,7 +97,7 @@ def learn_event(of: ItemPlan, events: ItemEvents, tables: Tables, i: int, before
         tables.popular_ms[at] = max(tables.popular_ms[at], ts_ms)
 
 
-@compiled
+@inlined
 def see_room(of: ItemPlan, tables: Tables, at: int, ts_ms: int, code: int, before: np.ndarray) -> None:
     """Fill age, whether it is open, and viewers; then count who comes and goes."""
     start_ms, end_ms = tables.start_ms[at], tables.end_ms[at]

@@ -108,16 +108,29 @@ class ItemFeatures:
         known = [id_ for id_ in ids if id_ is not None]
         items = self._admit(ids, known)  # int64 [n]
         ts_ms = effective_ms(examples.numbers("ts_ms"), examples.numbers("clock_ms"), self.config.future_seconds * MS)
-        codes = np.array([self._codes.get(name, -1) for name in examples.texts("type")], dtype=np.int64)
+        codes = examples.derived("items.codes", "type", self._type_codes).copy()
         end_ms = np.full(len(examples), NONE_MS, dtype=np.int64)
         authors, categories = self._groups(examples, items, ts_ms, end_ms, codes)
         events = ItemEvents(
-            items, authors, categories, ts_ms, end_ms, examples.clock_ms, codes, _values(examples), _users(examples), self._engages[codes]
+            items,
+            authors,
+            categories,
+            ts_ms,
+            end_ms,
+            examples.clock_ms,
+            codes,
+            _values(examples),
+            examples.derived("items.users", "user_id", _hashes),
+            self._engages[codes],
         )
         learn_items(self._plan, events, self._tables, examples.first_ordinal + 1, before)
         for rows, at in ((self.rows, items), (self._author_rows, authors), (self._category_rows, categories)):
             rows.mark(at[at >= 0])
         self._touched.update(dict.fromkeys(known))
+
+    def _type_codes(self, types: Sequence[str | None]) -> np.ndarray:
+        code_of = self._codes.get
+        return np.array([code_of(name, -1) for name in types], dtype=np.int64)  # type: ignore[arg-type]  # None is no key
 
     def _admit(self, ids: Sequence[str | None], known: Sequence[str]) -> np.ndarray:
         if len(known) == len(ids):
@@ -285,11 +298,11 @@ def _values(examples: Examples) -> np.ndarray:
     return np.array(examples.numbers("value"), dtype=np.float64)
 
 
-def _users(examples: Examples) -> np.ndarray:
+def _hashes(users: Sequence[str | None]) -> np.ndarray:
     """int64 [n]: a hash of each user, NOBODY where the row has none."""
-    users, at = dense([user or "" for user in examples.texts("user_id")])
-    hashes = fingerprints(users).view(np.int64)[:, 0].copy()
-    hashes[[user == "" for user in users]] = NOBODY
+    distinct, at = dense([user or "" for user in users])
+    hashes = fingerprints(distinct).view(np.int64)[:, 0].copy()
+    hashes[[user == "" for user in distinct]] = NOBODY
     found: np.ndarray = hashes[at]
     return found
 

@@ -33,24 +33,21 @@ class LabelRows:
         self._names = np.array([label.name for label in config.labels], dtype=object)
         self._policies = np.array([POLICIES.index(label.policy) for label in config.labels], dtype=np.int8)
 
-    def take(self, rows: pl.DataFrame, clock_ms: np.ndarray, ordinal: np.ndarray) -> Emitted:
+    def take(self, rows: pl.DataFrame, clock_ms: np.ndarray, ordinal: np.ndarray, pairs: np.ndarray) -> Emitted:
         """The label rows that the next accepted events and ticks lead to.
 
         Args:
             rows: n rows, `batches` schema; of a tick only the clock counts.
             clock_ms, ordinal: int64 [n].
+            pairs: int64 [n, 2], see `pairs`.
         """
         codes = np.fromiter((self._codes.get(name, -1) for name in rows["type"].to_list()), np.int64, rows.height)
-        codes[rows["item_id"].is_null().to_numpy()] = -1
         named = np.flatnonzero(codes >= 0)
-        pair, request = np.zeros((rows.height, 2), dtype=np.int64), np.zeros(rows.height, dtype=np.int64)
+        request = np.zeros(rows.height, dtype=np.int64)
         if named.size:
-            at = places(named)
-            users, items = (fingerprints(rows[name][at].to_list()) for name in ("user_id", "item_id"))
-            pair[named] = (users * _USER_FACTOR + items).view(np.int64)
-            request[named] = _requests(rows["request_id"][at])
+            request[named] = _requests(rows["request_id"][places(named)])
         ts_ms = effective_ms(rows["ts_ms"].to_numpy(), clock_ms, self._future_ms)
-        return self.join.take(JoinRows(ts_ms, clock_ms, codes, pair, request, ordinal))
+        return self.join.take(JoinRows(ts_ms, clock_ms, codes, pairs, request, ordinal))
 
     def weave(self, examples: pl.DataFrame, told: Emitted) -> pl.DataFrame:
         """`examples` of the rows that `take` was given, n of them, with their label rows at their places."""
@@ -81,6 +78,13 @@ class LabelRows:
 
     def restore(self, directory: Path) -> None:
         self.join.restore(directory)
+
+
+def pairs(users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """int64 [n, 2]: what stands for user and item, of their fingerprints, int64 [n, 2] each; zeros where there is no item."""
+    both = (users.view(np.uint64) * _USER_FACTOR + items.view(np.uint64)).view(np.int64)
+    both[(items == 0).all(axis=1)] = 0
+    return both
 
 
 @compiled

@@ -32,22 +32,23 @@ def packed_words(rows: np.ndarray, into: np.ndarray, ends: np.ndarray) -> None:
 
 
 @compiled
-def unpack_words(packed: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> None:
-    """Fill int64 [n, width] rows from where each starts in `packed`, int64; below 0: zeros."""
+def unpack_words(packed: np.ndarray, starts: np.ndarray, rows: np.ndarray, at_rows: np.ndarray) -> None:
+    """Fill `rows`, int64 [.., width], at these places, int64 [n], from where each starts in `packed`, int64; below 0: zeros."""
     width = rows.shape[1]
     masks = (width + 63) // 64
-    for i in range(rows.shape[0]):
-        rows[i] = 0
+    for i in range(starts.shape[0]):
+        row = rows[at_rows[i]]
+        row[:] = 0
         if starts[i] < 0:
             continue
         at = starts[i] + 1 + masks
-        rows[i, 0] = packed[starts[i]]
+        row[0] = packed[starts[i]]
         for m in range(masks):
             mask = np.uint64(packed[starts[i] + 1 + m])
             word = 64 * m
             while mask:
                 if mask & np.uint64(1):
-                    rows[i, word] = packed[at]
+                    row[word] = packed[at]
                     at += 1
                 mask >>= np.uint64(1)
                 word += 1
@@ -63,10 +64,8 @@ def pack(rows: np.ndarray) -> list[bytes]:
     return [raw[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-def unpack(values: list[bytes | None], width: int) -> np.ndarray:
-    """int64 [n, width]: the rows, zeros where there is none."""
-    rows, sizes = np.empty((len(values), width), dtype="<i8"), [len(value) // WORD_BYTES if value else 0 for value in values]
-    starts = np.cumsum([0, *sizes], dtype=np.int64)[:-1]
-    packed = np.frombuffer(b"".join(value for value in values if value), dtype="<i8")
-    unpack_words(packed, np.where(np.array(sizes, dtype=np.int64) > 0, starts, -1), rows)
-    return rows
+def unpack(values: list[bytes | None], rows: np.ndarray, at: np.ndarray) -> None:
+    """Fill n of the rows, int64 [.., width], at these places, int64 [n]; zeros where there is no value."""
+    sizes = np.fromiter((len(value) // WORD_BYTES if value else 0 for value in values), np.int64, len(values))
+    starts = np.where(sizes > 0, np.cumsum(sizes) - sizes, -1)
+    unpack_words(np.frombuffer(b"".join(value for value in values if value), dtype="<i8"), starts, rows, at)

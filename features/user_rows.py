@@ -3,10 +3,10 @@
 | words | what |
 |---|---|
 | 0..2 | time of the last use, version, items in the history |
-| entity | see `features.entity` |
+| history | see `features.history` |
+| entity | see `features.entity`; its first word is the time of the newest event |
 | affinity | see `features.affinity` |
 | sequences | of each behaviour, see `features.sequences` |
-| history | see `features.history` |
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.compiled import compiled
+from core.compiled import compiled, inlined
 from features.affinity import NO_CATEGORY, Affinity, affinity, observe_affinity
 from features.declarations import EntityConfig
 from features.entity import NOBODY, Plan, Views, observe, plan
@@ -36,7 +36,6 @@ class UserPlan(NamedTuple):
     sequences: int
     sequence_words: int  # of one sequence
     sequences_at: int
-    history_at: int
     words: int
     ttl_ms: int  # a user unused for that long is forgotten
 
@@ -50,11 +49,10 @@ def user_plan(
     ttl_ms: int,
 ) -> UserPlan:
     """`codes`: event types by code, those of `config` first; `sequences`: name and event types of each."""
-    entity = plan(config, "user", OWN_WORDS)
+    entity = plan(config, "user", OWN_WORDS + history_items * HISTORY_WORDS)
     slots = affinity(len(config.behaviours), entity.words)
     masks = [sum(1 << at for at, (_, types) in enumerate(sequences) if name in types) for name in codes]
     sequences_at, sequence_words = slots.at + slots.words, sequence_events * SEQUENCE_WORDS
-    history_at = sequences_at + len(sequences) * sequence_words
     return UserPlan(
         entity=entity,
         affinity=slots,
@@ -62,8 +60,7 @@ def user_plan(
         sequences=len(sequences),
         sequence_words=sequence_words,
         sequences_at=sequences_at,
-        history_at=history_at,
-        words=history_at + history_items * HISTORY_WORDS,
+        words=sequences_at + len(sequences) * sequence_words,
         ttl_ms=ttl_ms,
     )
 
@@ -103,11 +100,11 @@ def learn_users(of: UserPlan, events: UserEvents, views: Views, singles: np.ndar
         if code >= 0 and item[0] != NOBODY:
             follow(of, events, i, row, singles[slot])
         if events.remembered[i]:
-            row[HELD] = remember(row[of.history_at :], row[HELD], item, ts_ms, code)
+            row[HELD] = remember(row[OWN_WORDS : of.entity.seen_at], row[HELD], item, ts_ms, code)
         row[USED], row[VERSION] = events.now_ms[i], events.ordinal[i]
 
 
-@compiled
+@inlined
 def follow(of: UserPlan, events: UserEvents, i: int, row: np.ndarray, singles: np.ndarray) -> None:
     """Take an event into the sequences of its behaviours."""
     for sequence in range(of.sequences):

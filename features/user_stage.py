@@ -26,10 +26,10 @@ from features.entity import views
 from features.history import recent_fingerprints
 from features.hot_rows import USED, HotRows
 from features.label_join import LabelJoin
-from features.label_rows import LabelRows
+from features.label_rows import LabelRows, pairs
 from features.sequences import Entry, entries
 from features.store import ExpiringRows, StateStore
-from features.user_rows import HELD, VERSION, UserEvents, features_at, learn_users
+from features.user_rows import HELD, OWN_WORDS, VERSION, UserEvents, features_at, learn_users
 
 USERS = "users"
 USER_HISTORY = pl.Schema({**DELTA_BASE, "recent": pl.Binary()})
@@ -109,10 +109,11 @@ class UserStage:
         events = pick(own.frame, own.events)
         ordinal = np.zeros(own.index.size, dtype=np.int64)
         ordinal[own.events] = self.ordinal + 1 + np.arange(events.height)
-        kept, features = self._learn(events, own)  # bool [events], float32 [accepted, user columns]
+        kept, features, pair = self._learn(events, own)  # bool [events], float32 [accepted, user columns], int64 [accepted, 2]
         keep = np.ones(own.index.size, dtype=np.bool_)
         keep[own.events] = kept
-        return self._examples(own, keep, ordinal[keep], features, offset)
+        examples = self._examples(own, keep, ordinal[keep], features, offset)
+        return self._with_labels(examples, own, keep, pair) if self._labels else examples
 
     def _advance(self, rows: pl.DataFrame) -> _Rows:
         kinds = rows["kind"].to_numpy()
@@ -142,8 +143,8 @@ class UserStage:
         clock_ms[start:] = self.clock.advance(ts_ms[start:])
         return clock_ms
 
-    def _learn(self, events: pl.DataFrame, own: _Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Which of the events were accepted, and the features of these."""
+    def _learn(self, events: pl.DataFrame, own: _Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which of the events were accepted; features, and what stands for user and item, of these."""
         ts_ms, clock_ms, batch, before_ms = events["ts_ms"].to_numpy(), own.clock_ms[own.events], self.store.batch(), self._now_ms
         now_ms = self._advance_now(clock_ms, ts_ms)
         repeats = self._duplicates.mark(events["user_id"].to_list(), events["event_id"].to_list(), now_ms, before_ms, batch)
@@ -152,15 +153,14 @@ class UserStage:
         versions = self.ordinal + 1 + np.flatnonzero(kept)
         self._count(ts_ms[kept], clock_ms[kept], events.height)
         ts_ms = effective_ms(ts_ms, clock_ms, self.config.future_seconds * MS)[kept]
-        known = UserEvents(
-            **self._told(accepted, before_ms), ts_ms=ts_ms, now_ms=now_ms[kept], category=own.categories[own.events][kept], ordinal=versions
-        )
+        told, pair = self._told(accepted, before_ms)
+        known = UserEvents(**told, ts_ms=ts_ms, now_ms=now_ms[kept], category=own.categories[own.events][kept], ordinal=versions)
         features = self._learn_users(known)
         self._users.trim(batch)
         self.store.write(batch)
         for table in (self._users.table, self._duplicates.rows):
             table.drop_expired(before_ms, self._now_ms)
-        return kept, features
+        return kept, features, pair
 
     def _advance_now(self, clock_ms: np.ndarray, ts_ms: np.ndarray) -> np.ndarray:
         """int64 [n]: the time that expiry goes by, at each event."""
@@ -177,15 +177,17 @@ class UserStage:
         ahead = ts_ms > clock_ms + self.config.future_seconds * MS
         self.outcomes["future"] += int(np.count_nonzero(ahead & (clock_ms != UNSET)))
 
-    def _told(self, events: pl.DataFrame, before_ms: int) -> dict[str, np.ndarray]:
-        """What the events themselves say, as `UserEvents` has it."""
-        users, order = dense(events["user_id"].to_list())
+    def _told(self, events: pl.DataFrame, before_ms: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What the events themselves say, as `UserEvents` has it; int64 [n, 2], what stands for user and item, zeros without labels."""
+        ids = events["user_id"].to_list()
+        users, order = dense(ids)
         codes, there = self._type_codes(events["type"].to_list()), events["item_id"].is_not_null().to_numpy()
         items, remembered = np.zeros((codes.size, 2), dtype=np.int64), self._remembers[codes] & there
         items[there] = fingerprints(events["item_id"].drop_nulls().to_list()).view(np.int64)
-        self._touched.update(dict.fromkeys(itertools.compress(events["user_id"].to_list(), remembered.tolist())))
+        self._touched.update(dict.fromkeys(itertools.compress(ids, remembered.tolist())))
         values = np.array(events["value"].fill_null(np.nan).to_numpy())  # to be written: to a kernel another type than one that is not
-        return {"slot": self._users.admit(users, before_ms)[order], "code": codes, "value": values, "item": items, "remembered": remembered}
+        told = {"slot": self._users.admit(users, before_ms)[order], "code": codes, "value": values, "item": items, "remembered": remembered}
+        return told, pairs(fingerprints(users).view(np.int64)[order], items) if self._labels else np.zeros_like(items)
 
     def _learn_users(self, events: UserEvents) -> np.ndarray:
         before = np.empty((events.slot.size, self._columns), dtype=np.float32)
@@ -213,8 +215,15 @@ class UserStage:
             else kept[name]
             for name, dtype in EXAMPLE_BASE.items()
         ]  # fmt: skip
-        examples = pl.DataFrame([*base, from_matrix(USER, features, own.events[keep])])
-        return self._labels.weave(examples, self._labels.take(kept, clock_ms, ordinal)) if self._labels else examples
+        return pl.DataFrame([*base, from_matrix(USER, features, own.events[keep])])
+
+    def _with_labels(self, examples: pl.DataFrame, own: _Rows, keep: np.ndarray, pair: np.ndarray) -> pl.DataFrame:
+        """`examples` and the label rows that they lead to."""
+        assert self._labels is not None
+        rows, pairs_ = pick(own.frame, keep), np.zeros((examples.height, 2), dtype=np.int64)
+        pairs_[own.events[keep]] = pair
+        told = self._labels.take(rows, own.clock_ms[keep], examples["ordinal"].to_numpy(), pairs_)
+        return self._labels.weave(examples, told)
 
     def read(self, users: Sequence[str]) -> Features:
         """What an event of each of n distinct users would carry now, by the clock: `config.features` in order."""
@@ -227,7 +236,7 @@ class UserStage:
     def sequences(self, user: str) -> dict[str, list[Entry]]:
         """Behaviour -> the user's last events of that kind, newest first; items are fingerprints, codes those of `config.codes`."""
         [row] = self._live([user])
-        starts = range(self._plan.sequences_at, self._plan.history_at, self._plan.sequence_words)
+        starts = range(self._plan.sequences_at, self._plan.words, self._plan.sequence_words)
         named = zip(self.config.sequences, starts, strict=True)
         return {name: entries(row[start : start + self._plan.sequence_words]) for (name, _), start in named}
 
@@ -239,19 +248,19 @@ class UserStage:
 
     def publish(self) -> Publication | None:
         """`user_history` of the users whose last items changed since the last call; `recent` holds 16-byte fingerprints, newest first."""
-        words = self._users.read(list(self._touched), self._now_ms)  # int64 [users, words]
+        words = self._users.read(list(self._touched), self._now_ms, self._plan.entity.seen_at + 1)  # int64 [users, words]
         live = self._now_ms - words[:, USED] < self.config.user_ttl_seconds * MS
         users, words = list(itertools.compress(self._touched, live.tolist())), words[live]
         self._touched = {}
         if not users:
             return None
-        recent = recent_fingerprints(words[:, self._plan.history_at :], words[:, HELD])
+        recent = recent_fingerprints(words[:, OWN_WORDS:-1], words[:, HELD])
         history = from_columns(
             USER_HISTORY,
             {
                 "id": users,
                 "version": words[:, VERSION],
-                "event_ms": words[:, self._plan.entity.seen_at],
+                "event_ms": words[:, -1],
                 "removed": np.zeros(len(recent), dtype=np.bool_),
                 "recent": recent,
             },
@@ -262,7 +271,7 @@ class UserStage:
         """See `Stage.touch_next`. In key order of the store; what is only in memory was used, and published, since the last checkpoint."""
         ids, self._next_key = self._users.table.walk(self._next_key, rows)
         users = [id_.decode() for id_ in ids]
-        remembers = self._users.read(users, self._now_ms)[:, HELD] > 0
+        remembers = self._users.read(users, self._now_ms, OWN_WORDS)[:, HELD] > 0
         self._touched.update(dict.fromkeys(itertools.compress(users, remembers.tolist())))
         return not self._next_key
 

@@ -5,9 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features import sparse_rows
 from features.declarations import EntityConfig
 from features.entity import observe, plan, views
-from features.sparse_rows import WORD_BYTES, pack, unpack
+from features.sparse_rows import WORD_BYTES, pack
+
+
+def unpack(values, width):
+    """The rows of these values, read to odd places among others."""
+    rows, at = np.full((2 * len(values) + 1, width), -7, dtype="<i8"), 2 * np.arange(len(values), dtype=np.int64) + 1
+    sparse_rows.unpack(values, rows, at)
+    assert (np.delete(rows, at, axis=0) == -7).all()
+    return rows[at]
+
 
 WIDTHS = [1, 2, 63, 64, 65, 127, 128, 129, 200]
 NAN_BITS = np.array([np.nan, -np.nan, -0.0]).view(np.int64).tolist()

@@ -160,6 +160,12 @@ def test_dense_numbers_keys_by_first_appearance():
         assert [distinct[at] for at in index.tolist()] == keys
 
 
+def unpacked(value):
+    rows = np.empty((1, 2), dtype="<i8")
+    unpack([value], rows, np.zeros(1, dtype=np.int64))
+    return tuple(rows[0].tolist())
+
+
 TTL_MS = 100
 steps = st.lists(
     st.tuples(st.lists(st.sampled_from("abcdefgh"), unique=True, max_size=8), st.integers(0, 150), st.booleans()), min_size=1, max_size=12
@@ -191,7 +197,7 @@ def test_hot_and_expiring_rows_are_a_dict_that_forgets(tmp_path_factory, steps, 
     batch = store.batch()
     hot.flush(batch)
     store.write(batch)
-    stored = [(key[4:].decode(), tuple(unpack([value], 2)[0].tolist())) for key, value in table.live(now_ms)]
+    stored = [(key[4:].decode(), unpacked(value)) for key, value in table.live(now_ms)]
     assert sorted(stored) == sorted(live.items())
     store.close()
 
