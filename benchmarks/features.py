@@ -1,7 +1,7 @@
 """`python -m benchmarks features`: both feature stages, user and item, alone on one core.
 
 globo: a real log of clicks with its catalogue, all default features and labels. users: synthetic events of ever more users, Zipf, every
-user seen once before; the last ones with a store of five times the cache. Beside them, in the same run, one decayed counter per user in
+user known before; the last ones with a store of more than five times the cache. Beside them, in the same run, one decayed counter per user in
 another stream processor, if it is installed: `pip install bytewax==0.21.1 quixstreams==3.28.1`.
 """
 
@@ -125,14 +125,14 @@ def of_users(many_users: int) -> Figures:
 
 
 def of_number(s: Settings, users: int, events: int = EVENTS) -> tuple[float, float, float]:
-    """Events per second over Zipf's users, each of them seen once before; the store's size then, MiB; memory, MB."""
+    """Events per second over Zipf's users, after every user once and as many events by Zipf; the store's size then, MiB; memory, MB."""
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
         stages = made(s, Path(directory))
-        warm = max(0, -(-users // BATCH)) * BATCH
-        for frame in synthetic(users, np.arange(warm) % users, 0):
+        random = np.random.default_rng(users)
+        before = np.concatenate([np.arange(users), zipf(users, USER_EXPONENT, events, random)])
+        for frame in synthetic(before, 0):
             apply(stages, frame)
-        chosen = zipf(users, USER_EXPONENT, events, np.random.default_rng(users))
-        frames = list(synthetic(users, chosen, warm))
+        frames = list(synthetic(zipf(users, USER_EXPONENT, events, random), before.size))
         seconds = timed(stages, ((frame, None) for frame in frames))
         sizes, rss = stages[0].store.sizes_bytes(), psutil.Process().memory_info().rss  # type: ignore[attr-defined]
         stages[0].close()
@@ -140,7 +140,7 @@ def of_number(s: Settings, users: int, events: int = EVENTS) -> tuple[float, flo
     return events / seconds, sizes["tables"] / 2**20, float(round(rss / 2**20))
 
 
-def synthetic(users: int, chosen: np.ndarray, first: int) -> Iterator[pl.DataFrame]:
+def synthetic(chosen: np.ndarray, first: int) -> Iterator[pl.DataFrame]:
     """Events of these users, numbers int64 [n], in time; `first`: events before them."""
     random = np.random.default_rng(first)
     types, items = random.choice(len(TYPES), size=chosen.size, p=SHARES), zipf(ITEMS, ITEM_EXPONENT, chosen.size, random)

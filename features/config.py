@@ -49,7 +49,7 @@ class UserConfig:
     labels: tuple[LabelConfig, ...] = ()
     max_open_impressions: int = 1 << 16  # per label
     max_items: int = 1 << 18  # of the catalogue, whose category is known
-    hot_bytes: int = 64 << 20  # of rows kept in memory, 4 kB each; what changed in them is written at a checkpoint
+    hot_bytes: int = 64 << 20  # of rows kept in memory; what changed in them is written at a checkpoint
     cache_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
@@ -105,8 +105,8 @@ class UserConfig:
 
     @property
     def hot_users(self) -> int:
-        """Rows kept in memory."""
-        return max(1, self.hot_bytes // (self.plan.words * WORD_BYTES))
+        """Rows kept in memory as they are, in half of `hot_bytes`; the other half has packed ones."""
+        return max(1, self.hot_bytes // 2 // (self.plan.words * WORD_BYTES))
 
     @property
     def codes(self) -> dict[str, int]:

@@ -172,13 +172,13 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
-@given(steps, st.integers(1, 8))
-def test_hot_and_expiring_rows_are_a_dict_that_forgets(tmp_path_factory, steps, capacity):
+@settings(max_examples=60, deadline=None)
+@given(steps, st.integers(1, 8), st.sampled_from([0, 600, 1 << 20]))
+def test_hot_and_expiring_rows_are_a_dict_that_forgets(tmp_path_factory, steps, capacity, packed_bytes):
     """Each step uses some ids at a later time. A row's word 1 counts uses since it was last absent."""
     store = StateStore.empty(tmp_path_factory.mktemp("hot"), FAMILIES, CACHE_BYTES)
     table = ExpiringRows(store, "left", TTL_MS)
-    hot, twin, now_ms = HotRows(table, 2, capacity), {}, 1_000
+    hot, twin, now_ms = HotRows(table, 2, capacity, packed_bytes), {}, 1_000
     for ids, passed, flushed in steps:
         before_ms, now_ms = now_ms, now_ms + passed
         slots, batch = hot.admit(ids, before_ms), store.batch()
