@@ -1,16 +1,16 @@
 """`python -m benchmarks features`: both feature stages, user and item, alone on one core.
 
 globo: a real log of clicks with its catalogue, all default features and labels. users: synthetic events of ever more users, Zipf, every
-user known before; the last ones with a store of more than five times the cache. Beside them, in the same run, one decayed counter per user in
-another stream processor, if it is installed: `pip install bytewax==0.21.1 quixstreams==3.28.1`.
+user known before; the last ones with a store of more than five times the cache. peers: in the same run, one decayed counter per user in
+bytewax and in quixstreams, which are installed for it into a temporary environment.
 """
 
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
+import venv
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -28,14 +28,14 @@ from core.position import Upstream
 from core.schemas import BATCHES, EVENT
 from core.stage import Stage
 from streams import pipeline
-from streams.cli.common import settings
+from streams.cli.common import cluster, settings
 from streams.cli.replay import opened_log
 from streams.decode import EventDecoder, ItemDecoder, RawMessage
 from streams.ingest import limits_of
 from streams.logs.mapping import load_mapping
 from streams.packing import Chunk, Output, Packer
 from streams.producing import Message
-from streams.settings import Settings
+from streams.settings import Settings, load
 
 GLOBO = "globo/clicks.parquet"
 BATCH = 2_000
@@ -47,8 +47,8 @@ ITEMS, ITEM_EXPONENT, USER_EXPONENT = 20_000, 1.0, 1.0
 START_MS, EVENTS_PER_SECOND = 1_767_225_600_000, 1_000
 TYPES = ("impression", "click", "view", "like", "purchase")
 SHARES = (0.5, 0.2, 0.25, 0.04, 0.01)
-PEERS = ("bytewax", "quixstreams")
-PEER_SECONDS = 20.0
+PEERS = ("bytewax==0.21.1", "quixstreams==3.28.1")
+PEER_EVENTS = 100_000
 
 Figures = dict[str, float]
 Frames = Iterator[tuple[pl.DataFrame, pl.DataFrame | None]]  # rows of `batches`, and of `examples` where a catalogue comes with them
@@ -218,17 +218,28 @@ def driven(s: Settings, frames: Frames) -> tuple[float, int, float]:
 
 
 def beside_peers() -> Figures:
-    """Each in a process of its own, on the same core."""
+    """Each in a process and an environment of its own, on the same core; the one that needs a broker beside one on the other."""
     figures: Figures = {}
-    for name in PEERS:
-        found = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.peers.{name}", str(PEER_SECONDS)], capture_output=True, text=True, check=False
-        )
-        if found.returncode:
-            _progress(f"{name}: left out, {(found.stderr.strip().splitlines() or ['no word'])[-1]}")
-            continue
-        figures[f"{name}_events_per_second"] = float(found.stdout.split()[-1])
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-", ignore_cleanup_errors=True) as directory:
+        python = Path(directory) / "peers/bin/python"
+        try:
+            venv.create(python.parent.parent, with_pip=True)
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *PEERS], check=True, capture_output=True)
+        except subprocess.CalledProcessError as error:
+            _progress(f"peers: left out, they cannot be installed: {error.stderr.decode().strip().splitlines()[-1:]}")
+            return {}
+        figures["bytewax_events_per_second"] = _measured(python, "bytewax")
+        with cluster(load(data_dir=Path(directory) / "data", bootstrap_servers="")) as s:
+            figures["quixstreams_events_per_second"] = _measured(python, "quixstreams", s.bootstrap_servers)
     return figures
+
+
+def _measured(python: Path, name: str, *more: str) -> float:
+    script = Path(__file__).parent / "peers" / f"{name}_counter.py"
+    found = subprocess.run([python, script, str(PEER_EVENTS), str(USERS[0]), *more], capture_output=True, text=True, check=True)
+    rate = float(found.stdout.split()[-1])
+    _progress(f"{name}: {rate:,.0f} events/s")
+    return rate
 
 
 def _progress(text: str) -> None:
