@@ -19,6 +19,7 @@ BEHAVIOURS: Mapping[str, tuple[str, ...]] = {
     "bought": ("purchase",),
 }
 LONG_VIEW, DWELL = "long_view", "dwell_seconds"  # signals that a `view` gives beside its own
+MOST_DWELL_SECONDS = 86_400.0  # of one view: producers may send any number, and a sum must stay one
 ANY = "any"  # event at all, beside the behaviours
 
 
@@ -120,7 +121,7 @@ class EntityConfig:
 
     def _decayed(self, entity: str) -> list[Feature]:
         units = {DWELL: "seconds", LONG_VIEW: "views"}
-        says = {DWELL: "time viewed", LONG_VIEW: f"views of at least {self.long_view_seconds} s"}
+        says = {DWELL: "time viewed, a day at most each", LONG_VIEW: f"views of at least {self.long_view_seconds} s"}
         return [
             Feature(
                 f"{entity}_{signal}_{seconds}s", entity, "decayed", ("view",) if signal in units else (signal,), seconds,
@@ -134,7 +135,7 @@ class EntityConfig:
         return [
             Feature(
                 f"{entity}_{name}_last_{seconds}s", entity, "window", types, seconds, "events",
-                f"{name} events in the last {seconds} s, exact to {seconds // BUCKETS} s",
+                f"{name} events in a sliding window, exact to a tenth of it",
             )
             for seconds in self.windows_seconds
             for name, types in self.behaviours

@@ -12,7 +12,7 @@ import numpy as np
 
 from core.clock import MS
 from core.compiled import compiled, inlined
-from features.declarations import BUCKETS, DWELL, LONG_VIEW, EntityConfig
+from features.declarations import BUCKETS, DWELL, LONG_VIEW, MOST_DWELL_SECONDS, EntityConfig
 from features.distinct import REGISTERS, add_distinct, estimate_distinct
 
 WORD_BYTES = 8
@@ -116,7 +116,7 @@ def count(plan: Plan, of: Views, row: int, code: int, value: float, late_ms: int
         of.floats[row, plan.counts_at + code * lives + life] += weight
         if code == plan.viewed and 0.0 <= value < np.inf:
             dwell = plan.counts_at + (plan.signals - 1) * lives + life
-            of.floats[row, dwell] += weight * value
+            of.floats[row, dwell] += weight * min(value, MOST_DWELL_SECONDS)
             if value >= plan.long_view_seconds:
                 of.floats[row, dwell - lives] += weight
 

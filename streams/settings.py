@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.errors import SettingsError
 from core.schemas import EVENT_TYPES
+from features.declarations import EntityConfig
 from features.label_config import JoinConfig
 from streams.label_settings import Labels, label_configs
 
@@ -124,20 +125,21 @@ class Settings(BaseSettings):
         names = (self.events_topic, self.items_topic, self.batches_topic)
         if bad := [name for name in names if not TOPIC_NAME.fullmatch(name)]:
             raise ValueError(f"`events_topic`, `items_topic` and `namespace` may have letters, digits, '.', '_' and '-', not {bad[0]!r}")
-        self._check_labels()
+        self._check_features()
         if self.events_topic == self.items_topic:
             raise ValueError(f"`events_topic` and `items_topic` are the same topic: {self.events_topic!r}")
         if "SASL" in self.security_protocol and not self.sasl_username:
             raise ValueError(f"`security_protocol` is {self.security_protocol}, so `sasl_username` (FRESHET_SASL_USERNAME) must be set")
         return self
 
-    def _check_labels(self) -> None:
+    def _check_features(self) -> None:
         try:
+            EntityConfig(self.event_types, self.half_lives_seconds, self.windows_seconds)
             configs = label_configs(self.labels, self.event_types)
             if configs:
                 JoinConfig(configs, self.max_open_impressions).check(self.event_types)
         except SettingsError as error:
-            raise ValueError(f"`labels`: {error}") from error
+            raise ValueError(str(error)) from error
 
     def derived(self, name: str) -> str:
         """The topic of a derived log in this namespace."""

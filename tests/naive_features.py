@@ -81,7 +81,7 @@ class NaiveEntity:
         seconds = seen.value if seen.value is not None and math.isfinite(seen.value) and seen.value >= 0 else 0.0
         if seen.type != "view":
             return 0.0
-        return {DWELL: seconds, LONG_VIEW: float(seconds >= self.config.long_view_seconds)}[signal]
+        return {DWELL: min(seconds, 86_400.0), LONG_VIEW: float(seconds >= self.config.long_view_seconds)}[signal]
 
     def windows(self, ts_ms: int) -> dict[str, float]:
         lengths = self.config.windows_seconds

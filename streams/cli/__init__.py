@@ -10,7 +10,7 @@ from rich.logging import RichHandler
 
 from core.errors import FreshetError
 from monitoring.metrics import version
-from streams.cli import demo, dlt, doctor, evaluate, produce, record, replay, run, schema, simulate
+from streams.cli import demo, dlt, doctor, evaluate, features, produce, record, replay, run, schema, simulate
 from streams.cli.common import complain
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command()(run.serve)
 app.command()(run.page)
 app.command()(produce.produce)
 app.command()(schema.schema)
+app.command()(features.features)
 app.command()(replay.replay)
 app.command()(evaluate.evaluate)
 app.command()(simulate.simulate)

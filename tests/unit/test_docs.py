@@ -11,8 +11,9 @@ import typer.main
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from features.documentation import tables
 from monitoring.metrics import BulkHistogram, Metrics
-from streams import topics
+from streams import pipeline, topics
 from streams.cli import app
 from streams.contract import EVENT_FIELDS, ITEM_FIELDS, REJECTIONS
 from streams.dead_letters import NAMES
@@ -63,6 +64,7 @@ def test_the_pages_are_found() -> None:
             "baselines",
             "design",
             "evaluation",
+            "features",
             "labels",
             "mappings",
             "operators",
@@ -122,6 +124,11 @@ def shown(value: object) -> str:
 def test_the_settings_table_is_complete() -> None:
     rows = [f"| `{name}` | {shown(field.default)} | {field.description} |" for name, field in Settings.model_fields.items()]
     assert table(page("docs/operators.md"), "| Setting |") == rows
+
+
+def test_the_features_are_those_declared() -> None:
+    s = Settings()
+    assert "\n".join(tables([*pipeline.user_config(s, 0).features, *pipeline.item_config(s).features])) in page("docs/features.md")
 
 
 def metric_rows() -> Iterator[str]:
