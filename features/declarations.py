@@ -18,7 +18,7 @@ BEHAVIOURS: Mapping[str, tuple[str, ...]] = {
     "positive": ("like", "follow", "comment", "share", "cart", "favourite"),
     "bought": ("purchase",),
 }
-LONG_VIEW, DWELL = "long_view", "dwell_seconds"  # signals that a `view` gives beside its own
+LONG_VIEW, DWELL = "viewed_long", "viewed_seconds"  # signals that a `view` gives beside its own
 MOST_DWELL_SECONDS = 86_400.0  # of one view: producers may send any number, and a sum must stay one
 ANY = "any"  # event at all, beside the behaviours
 
