@@ -1,7 +1,7 @@
 """`python -m benchmarks labels`: what each policy of late labels makes of delays.
 
 exactness: where the weights lead at constant features. synthetic: log B, shares of the gap between Vanilla and Oracle that are closed.
-taobao: carts and favourites that are bought within a day, losses beside Vanilla's.
+taobao: carts and favourites that are bought within a day, losses beside Vanilla's. sliver: Sliver beside windows of 5 min and 1 h.
 """
 
 import argparse
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from benchmarks import label_exactness, label_taobao
+from benchmarks import label_exactness, label_taobao, label_windows
+from benchmarks.data import folder
 from benchmarks.label_logs import HORIZON_HOURS, TAOBAO, hashed, synthetic, taobao
 from benchmarks.label_policies import CONTENDERS, FROZEN, ORACLE, new_model, predictions, pretrain, since, streams
 from benchmarks.label_scores import Scores, better, closed, figure_key, scored, show
@@ -38,9 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, default=8, help="of the synthetic log, from 0 (default 8)")
     about = f"pre-train on the final labels known at hour {WARM_HOURS} of the synthetic log, as on the Taobao log"
     parser.add_argument("--warm-start", action="store_true", help=about)
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), help=f"the folder of {TAOBAO} (default data); told and left out if missing"
-    )
+    parser.add_argument("--data", type=Path, default=folder(str(TAOBAO)), help=f"the folder of {TAOBAO}; told and left out if missing")
     given = parser.parse_args(arguments)
     if given.seeds < 1:
         parser.error("--seeds must be at least 1")
@@ -56,6 +55,11 @@ def main(arguments: Sequence[str]) -> None:
 def exactness(given: argparse.Namespace) -> tuple[Figures, Notes]:
     """The rest points, and that the wrong variants are found out."""
     return label_exactness.exactness()
+
+
+def on_windows(given: argparse.Namespace) -> tuple[Figures, Notes]:
+    """Sliver beside fixed windows."""
+    return label_windows.compared(given.data)
 
 
 def on_synthetic(given: argparse.Namespace) -> tuple[Figures, Notes]:
@@ -135,4 +139,5 @@ PARTS: dict[str, Callable[[argparse.Namespace], tuple[Figures, Notes]]] = {
     "exactness": exactness,
     "synthetic": on_synthetic,
     "taobao": on_taobao,
+    "sliver": on_windows,
 }

@@ -5,11 +5,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from core.errors import FreshetError
-from core.schemas import BATCHES, EXAMPLE_BASE, decode, encode, examples_schema, user_columns
-
-
-def test_columns_are_named_type_major() -> None:
-    assert user_columns(["click", "like"], [3_600, 60]) == ["user_click_3600s", "user_click_60s", "user_like_3600s", "user_like_60s"]
+from core.schemas import BATCHES, EXAMPLE_BASE, decode, encode, examples_schema
 
 
 def test_examples_are_the_base_and_then_the_user_columns() -> None:
