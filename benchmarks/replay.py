@@ -18,6 +18,7 @@ from streams.pipeline import PARTS
 from streams.replay import LocalPipeline
 
 BATCH = 4_000
+FEATURE_PARTS = ("items", "covisitation")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     figures: dict[str, float] = {}
-    for name, parts in (("features", ("items",)), ("features_supa", ("items", "supa")), ("all", PARTS)):
+    for name, parts in (("features", FEATURE_PARTS), ("features_supa", (*FEATURE_PARTS, "supa")), ("all", PARTS)):
         seconds, events = measured(given.log, given.mapping, parts)
         figures |= {f"{name}_seconds": seconds, f"{name}_events_per_second": events / seconds}
     report("replay, one core", {**figures, "rss_mb": round(psutil.Process().memory_info().rss / 2**20)})

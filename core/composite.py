@@ -31,7 +31,7 @@ class CompositeStage:
         self.clock = MergedClock(upstreams)
         self.ordinal = 0  # event and item rows learned
         self._sent_ms: list[np.ndarray] = []
-        self._turn = 0  # of the parts that have rows: the one that publishes them once more
+        self._turn = 0  # of the parts that publish: the one whose rows are published once more
 
     @property
     def _names(self) -> list[str]:
@@ -73,8 +73,8 @@ class CompositeStage:
         return Publication(tables, self.ordinal, self.clock.ms, sent_ms)
 
     def touch_next(self, rows: int) -> bool:
-        """The parts that have rows take turns, a round of each."""
-        turns = [part for part in self.parts if part.tables]
+        """The parts that publish take turns, a round of each."""
+        turns = [part for part in self.parts if part.publishes]
         if turns[self._turn].touch_next(rows):
             self._turn = (self._turn + 1) % len(turns)
             return self._turn == 0

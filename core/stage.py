@@ -114,6 +114,7 @@ class Learner(Protocol):
     """One part of the learner stage. Parts run in a fixed order and may read what earlier ones added to `examples.columns`."""
 
     name: str
+    publishes: bool  # whether `touched` ever tells anything
 
     @property
     def tables(self) -> Mapping[str, IdMap]:

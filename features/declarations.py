@@ -193,6 +193,12 @@ def affinity_features(behaviours: Sequence[tuple[str, tuple[str, ...]]]) -> list
     ]  # fmt: skip
 
 
+STEP_FEATURES = (
+    Feature(
+        "steps_from_last", "user x item", "co-visitation", (), None, "steps",
+        "steps of all users from this user's last item to this one within a session, halved every day; 0: none, or longer ago",
+    ),
+)  # fmt: skip
 ROOM_FEATURES = (
     Feature("item_age", "item", "room", (), None, "seconds", "since the item was first seen, or its `start`"),
     Feature("room_open", "item", "room", (), None, "0 or 1", "whether the event lies between `start` and `end` of the catalogue"),

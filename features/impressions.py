@@ -39,6 +39,7 @@ class ImpressionsConfig:
     opens: tuple[str, ...]  # event types that are impressions of some label
     user_width: int  # features of a user, of an item
     item_width: int
+    steps: int = 0  # 1 where `steps` is added to the examples
     upstreams: int = 1
     max_open: int = 1 << 16  # per upstream, the latest over the oldest
 
@@ -52,7 +53,7 @@ class ImpressionsConfig:
     @property
     def numbers(self) -> int:
         """Of an impression."""
-        return self.user_width + self.item_width
+        return self.user_width + self.item_width + self.steps
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -145,6 +146,7 @@ class OpenImpressions:
     """
 
     name = "impressions"
+    publishes = False
 
     def __init__(self, config: ImpressionsConfig) -> None:
         self.config = config
@@ -184,8 +186,13 @@ class OpenImpressions:
         for index in np.unique(upstream[rows]).tolist():
             self._rings[index].follow(
                 rows[upstream[rows] == index], label, examples.numbers("ordinal"), examples.numbers(USER),
-                examples.columns["item_features"], categories, found,
+                self._of_item(examples), categories, found,
             )  # fmt: skip
+
+    def _of_item(self, examples: Examples) -> np.ndarray:
+        """float32 [n, ...]: features of the item, and of the step to it."""
+        item = examples.columns["item_features"]
+        return np.column_stack([item, examples.columns["steps"]]) if self.config.steps else item
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Nothing grows."""

@@ -62,6 +62,7 @@ class ItemFeatures:
     """
 
     name = "items"
+    publishes = True
 
     def __init__(self, config: ItemConfig) -> None:
         self.config = config

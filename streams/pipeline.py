@@ -5,8 +5,11 @@ from pathlib import Path
 
 from core.composite import CompositeStage
 from core.position import Upstream
+from core.rows import CHUNK_ROWS
 from core.stage import Learner, Stage
 from features.config import ItemConfig, UserConfig
+from features.covisitation import STEP_TYPES, Covisitation, CovisitationConfig
+from features.declarations import STEP_FEATURES, Feature
 from features.impressions import ImpressionsConfig, OpenImpressions
 from features.item_stage import ItemFeatures
 from features.user_stage import UserStage
@@ -22,7 +25,7 @@ from streams.settings import Settings
 
 FEATURES = "features"  # name of the user stage: its consumer group, checkpoints and metrics
 LEARNER = "learner"
-PARTS = ("items", "impressions", "labels", "supa", "tokenizer")  # of the learner stage, in order
+PARTS = ("items", "covisitation", "impressions", "labels", "supa", "tokenizer")  # of the learner stage, in order
 _OF_LABELS = ("impressions", "labels")  # these not where the settings name no label
 
 
@@ -64,6 +67,18 @@ def item_config(s: Settings) -> ItemConfig:
     )
 
 
+def covisitation_config(s: Settings) -> CovisitationConfig:
+    """Neighbours are not told: no reader asks for them yet, and telling costs more than learning."""
+    return CovisitationConfig(
+        user_capacity=-(-s.max_users // CHUNK_ROWS) * CHUNK_ROWS,
+        item_capacity=s.max_items,
+        session_gap_seconds=s.session_gap_seconds,
+        types=tuple(name for name in STEP_TYPES if name in s.event_types) or s.event_types,
+        future_seconds=s.future_seconds,
+        publishes=False,
+    )
+
+
 def impressions_config(s: Settings, upstreams: int) -> ImpressionsConfig:
     """There must be a label."""
     labels, items = label_configs(s.labels, s.event_types), item_config(s)
@@ -71,6 +86,7 @@ def impressions_config(s: Settings, upstreams: int) -> ImpressionsConfig:
         opens=tuple(dict.fromkeys(type_ for label in labels for type_ in label.opens)),
         user_width=len(user_config(s, 0).columns),
         item_width=items.width,
+        steps=len(STEP_FEATURES),
         upstreams=upstreams,
         max_open=s.max_open_impressions,
     )
@@ -79,13 +95,22 @@ def impressions_config(s: Settings, upstreams: int) -> ImpressionsConfig:
 def logistic_config(s: Settings) -> LogisticConfig:
     """There must be a label."""
     labels = tuple(label.name for label in label_configs(s.labels, s.event_types))
-    return LogisticConfig(labels=labels, numerics=len(user_config(s, 0).columns) + item_config(s).width, seed=s.seed)
+    return LogisticConfig(labels=labels, numerics=impressions_config(s, 1).numbers, seed=s.seed)
+
+
+def features(s: Settings) -> list[Feature]:
+    """All that is declared, in the order in which learners get it."""
+    return [*user_config(s, 0).features, *item_config(s).features, *STEP_FEATURES]
 
 
 def learner_stage(s: Settings, batches_partitions: int, parts: Sequence[str] = PARTS) -> CompositeStage:
-    """Item features; impressions and their labels; SUPA; the tokenizer, which reads SUPA's item vectors. Or the first of these."""
+    """What is known of items and of steps between them; impressions and their labels; SUPA; the tokenizer, which reads SUPA's vectors.
+
+    Or the first of these.
+    """
     made: dict[str, Callable[[], Learner]] = {
         "items": lambda: ItemFeatures(item_config(s)),
+        "covisitation": lambda: Covisitation(covisitation_config(s)),
         "impressions": lambda: OpenImpressions(impressions_config(s, batches_partitions)),
         "labels": lambda: LabelLearner(logistic_config(s)),
         "supa": lambda: SupaLearner(supa_config(s)),

@@ -21,18 +21,30 @@ class NaiveCovisitation:
         self.life_ms = config.half_life_seconds * 1000.0
 
     def learn(self, row):
+        """The count of the step from the user's last item as it was; None for a tick."""
         if row["upstream"] >= 0:
             self.clocks[row["upstream"]] = max(self.clocks[row["upstream"]], row["clock_ms"])
         if row["kind"] == TICK:
-            return
-        self.ordinal, self.learned_ms = self.ordinal + 1, min(self.clocks)
+            return None
+        self.ordinal, self.learned_ms, before = self.ordinal + 1, min(self.clocks), 0.0
         if row["kind"] == ITEM:
             if row["item"] is None and row["item_id"] in self.items:
                 self.remove([row["item_id"]])
-        elif row["type"] in self.config.types and row["user_id"] is not None and row["item_id"] is not None:
-            self.count(row["user_id"], row["item_id"], self.time(row))
+        elif row["user_id"] is not None and row["item_id"] is not None:
+            before = self.before(row["user_id"], row["item_id"], self.time(row))
+            if row["type"] in self.config.types:
+                self.count(row["user_id"], row["item_id"], self.time(row))
         if self.ordinal % SEGMENT_ROWS == 0:
             self.make_room()
+        return before
+
+    def before(self, user, item, ts):
+        """0 where the step is unknown, or too long."""
+        last = self.users.get(user)
+        if not last or last[0] == item or abs(ts - last[1]) > self.config.session_gap_seconds * 1000:
+            return 0.0
+        found = [slot["times"] for slot in self.items[last[0]]["slots"] if slot and slot["id"] == item]
+        return math.fsum(2.0 ** ((at - ts) / self.life_ms) for at in found[0]) if found else 0.0
 
     def time(self, row):
         return min(row["ts_ms"], row["clock_ms"] + self.config.future_seconds * 1000) if row["clock_ms"] else row["ts_ms"]

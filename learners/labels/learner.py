@@ -28,6 +28,7 @@ class LabelLearner:
     """
 
     name = "labels"
+    publishes = False
 
     def __init__(self, config: LogisticConfig) -> None:
         self.config = config

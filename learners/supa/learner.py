@@ -179,6 +179,7 @@ class SupaLearner:
     """
 
     name = "supa"
+    publishes = True
 
     def __init__(self, config: SupaConfig) -> None:
         self.config = config

@@ -40,6 +40,7 @@ class TokenizerLearner:
     """
 
     name = "tokenizer"
+    publishes = True
 
     def __init__(self, config: TokenizerConfig) -> None:
         self.config = config

@@ -13,4 +13,4 @@ def features() -> None:
     Example: freshet features > features.md
     """
     s = settings()
-    typer.echo("\n".join(tables([*pipeline.user_config(s, 0).features, *pipeline.item_config(s).features])))
+    typer.echo("\n".join(tables(pipeline.features(s))))

@@ -65,9 +65,27 @@ def cut(rows, sizes):
     return pieces
 
 
-def staged(config=CONFIG, upstreams=2):
+class Recorder:
+    """Keeps what the part added."""
+
+    name = "recorder"
+
+    def __init__(self):
+        self.steps = []
+
+    def learn_many(self, examples):
+        self.steps += examples.columns["steps"].tolist()
+
+    def maintain(self, ordinal, clock_ms):
+        pass
+
+    def touched(self):
+        return {}
+
+
+def staged(config=CONFIG, upstreams=2, *more):
     part = Covisitation(config)
-    return CompositeStage([part], upstreams), part
+    return CompositeStage([part, *more], upstreams), part
 
 
 def learn(rows, config=CONFIG):
@@ -89,13 +107,14 @@ def names(part, item):
 
 def check_against_naive(rows, sizes, config=CONFIG, every=1):
     """What is published after each piece is complete, minimal and in order; then all neighbours, and scores of all pairs of ids."""
-    (stage, part), naive = staged(config), NaiveCovisitation(config, 2)
+    recorder, naive, expected = Recorder(), NaiveCovisitation(config, 2), []
+    stage, part = staged(config, 2, recorder)
     for k, piece in enumerate(cut(rows, sizes)):
         stage.apply(frame(piece), 0)
-        for row in piece:
-            naive.learn(row)
+        expected += [naive.learn(row) for row in piece]
         if k % every == 0:
             check_told(told(part), naive.touched())
+    np.testing.assert_allclose(recorder.steps, [steps for steps in expected if steps is not None], rtol=1e-5)
     assert [len(part.tables[kind]) for kind in ("users", "items")] == [len(naive.users), len(naive.items)]
     check_neighbours(part, naive)
     check_scores(part, naive)

@@ -127,8 +127,7 @@ def test_the_settings_table_is_complete() -> None:
 
 
 def test_the_features_are_those_declared() -> None:
-    s = Settings()
-    assert "\n".join(tables([*pipeline.user_config(s, 0).features, *pipeline.item_config(s).features])) in page("docs/features.md")
+    assert "\n".join(tables(pipeline.features(Settings()))) in page("docs/features.md")
 
 
 def metric_rows() -> Iterator[str]:

@@ -173,7 +173,7 @@ def test_labels_can_be_turned_off_and_an_old_checkpoint_then_says_so(tmp_path: P
         p.impression("ann", "video-1")
         p.after(hours=2)
         assert p.labels.is_empty()
-        assert [part.name for part in p._host.learner.stage.parts] == ["items", "supa", "tokenizer"]
+        assert [part.name for part in p._host.learner.stage.parts] == ["items", "covisitation", "supa", "tokenizer"]
         save(p._host.learner.stage, tmp_path)
     with Pipeline() as p, pytest.raises(SnapshotError, match="nothing for impressions, labels"):
         p._host.learner.stage.restore(tmp_path)
