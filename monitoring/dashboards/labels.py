@@ -43,7 +43,7 @@ def _capped() -> Json:
         "Impressions that gave up their place undecided, in 10 minutes: they lead to no label. Good: 0; else raise `max_open_impressions`."
     )
     query = Query('sum by (label) (increase(freshet_join_outcomes_total{outcome="capped"}[10m]))', "{{label}}")
-    return stat("Given up", about, "none", query, {1: RED})
+    return stat("Given up", about, "none", query, {1: RED}, "impressions-given-up")
 
 
 def _rows() -> Json:

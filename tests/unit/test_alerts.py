@@ -27,6 +27,7 @@ WANTED = {
     "FreshetDeadLetterRatio",
     "FreshetPrequentialBelowPopular",
     "FreshetNonfiniteUpdates",
+    "FreshetImpressionsGivenUp",
     "FreshetCheckpointTooOld",
     "FreshetCacheVersionSkew",
 }
