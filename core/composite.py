@@ -13,7 +13,7 @@ from core.errors import SnapshotError
 from core.frames import pick
 from core.ids import SEGMENT_ROWS
 from core.position import REBUILD
-from core.schemas import EVENT, TICK
+from core.schemas import EVENT, LABEL, TICK
 from core.snapshot import Snapshot
 from core.stage import Examples, Learner, Publication
 
@@ -29,7 +29,8 @@ class CompositeStage:
     def __init__(self, parts: Sequence[Learner], upstreams: int) -> None:
         self.parts = tuple(parts)
         self.clock = MergedClock(upstreams)
-        self.ordinal = 0  # event and item rows learned
+        self.ordinal = 0  # rows learned
+        self.learned = 0  # of these, events and catalogue entries, labels left out
         self._sent_ms: list[np.ndarray] = []
         self._turn = 0  # of the parts that publish: the one whose rows are published once more
 
@@ -60,6 +61,7 @@ class CompositeStage:
         for part in self.parts:
             part.learn_many(examples)
         self.ordinal += len(examples)
+        self.learned += int(np.count_nonzero(examples.numbers("kind") != LABEL))
         if self.ordinal % SEGMENT_ROWS == 0:
             for part in self.parts:
                 part.maintain(self.ordinal, int(examples.clock_ms[-1]))
@@ -70,7 +72,7 @@ class CompositeStage:
         self._sent_ms.clear()
         if not tables and not sent_ms.size:
             return None
-        return Publication(tables, self.ordinal, self.clock.ms, sent_ms)
+        return Publication(tables, self.ordinal, self.clock.ms, sent_ms, self.learned)
 
     def touch_next(self, rows: int) -> bool:
         """The parts that publish take turns, a round of each."""
@@ -81,7 +83,13 @@ class CompositeStage:
         return False
 
     def snapshot(self, into: Snapshot) -> None:
-        state = {"ordinal": self.ordinal, "clock": self.clock.to_json().decode(), "turn": self._turn, "parts": self._names}
+        state = {
+            "ordinal": self.ordinal,
+            "learned": self.learned,
+            "clock": self.clock.to_json().decode(),
+            "turn": self._turn,
+            "parts": self._names,
+        }
         into.write("composite.json", msgspec.json.encode(state))
         for part in self.parts:
             part.snapshot(into.within(part.name))
@@ -96,11 +104,12 @@ class CompositeStage:
         if missing := [name for name in self._names if name not in state.get("parts", ())]:
             raise SnapshotError(f"the checkpoint has nothing for {', '.join(missing)}: it was made by other settings; {REBUILD}")
         self.ordinal, self.clock, self._turn = state["ordinal"], MergedClock.from_json(state["clock"].encode()), state["turn"]
+        self.learned = state["learned"]
         for part in self.parts:
             part.restore(directory / part.name)
 
     def digest(self) -> str:
-        own = f"{self.ordinal} {self.clock.to_json().decode()}"
+        own = f"{self.ordinal} {self.learned} {self.clock.to_json().decode()}"
         text = "\n".join([own, *(f"{part.name} {part.digest()}" for part in self.parts)])
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -20,6 +20,7 @@ class Publication:
     version: int  # rows of its input that the stage has applied
     clock_ms: int
     sent_ms: np.ndarray  # int64: Kafka timestamps of the events new behind this publication
+    learned: int = 0  # of those rows, events and catalogue entries: what producers sent
 
 
 class Stage(Protocol):

@@ -153,6 +153,11 @@ class ParameterCache:
         return {name: writer.version for name, writer in self.state.writers.items()}
 
     @property
+    def learned(self) -> dict[str, int]:
+        """Writer -> events and catalogue entries behind what is visible; of a feature stage 0, it does not say."""
+        return {name: writer.learned for name, writer in self.state.writers.items()}
+
+    @property
     def clock_ms(self) -> int:
         return self.state.clock_ms
 
@@ -199,8 +204,9 @@ def _unless(absent: float, value: Any) -> Any:
 
 def _advanced(held: Writer, publication: Publication, lineage: str) -> Writer:
     if held.lineage != lineage:
-        return Writer(lineage, publication.version, publication.clock_ms)
-    return Writer(lineage, max(held.version, publication.version), max(held.clock_ms, publication.clock_ms))
+        return Writer(lineage, publication.version, publication.clock_ms, publication.learned)
+    newest = (max(held.version, publication.version), max(held.clock_ms, publication.clock_ms), max(held.learned, publication.learned))
+    return Writer(lineage, *newest)
 
 
 def _delta(name: str, rows: pl.DataFrame, config: CacheConfig) -> Delta:

@@ -52,6 +52,7 @@ class Writer(NamedTuple):
     lineage: str
     version: int  # rows of its input behind what is visible
     clock_ms: int
+    learned: int = 0  # of these rows, what producers sent
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ class Client:
         return [item["item_id"] for item in self.get(f"/v1/recommend/{quote(user, safe='')}?{query}")["items"]]
 
     def learned(self) -> int:
-        """Rows of the learner's input that the server shows."""
-        return int(self.get("/v1/status?freshness=false")["versions"].get("learner/0", 0))
+        """Events and catalogue entries that the server shows."""
+        return int(self.get("/v1/status?freshness=false")["learned"].get("learner/0", 0))
 
     def close(self) -> None:
         self._connection.close()

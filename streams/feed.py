@@ -63,10 +63,13 @@ class ParameterFeed:
         return self._state
 
     def status(self, reset: bool = False, freshness: bool = True) -> dict[str, object]:
-        """Versions per writer (rows of its input that are visible), and the `freshness` of the last events; `reset` forgets these."""
+        """Per writer, rows of its input that are visible, and how many of these producers sent; the `freshness` of the last events.
+
+        `reset` forgets these.
+        """
         if reset:
             self.freshness = FreshnessWindow()
-        told: dict[str, object] = {"waiting": self._state, "versions": self.cache.versions}
+        told: dict[str, object] = {"waiting": self._state, "versions": self.cache.versions, "learned": self.cache.learned}
         return {**told, "freshness_ms": self.freshness.quantiles()} if freshness else told
 
     def _failed(self, error: Exception) -> None:

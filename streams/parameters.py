@@ -43,12 +43,13 @@ class Body(msgspec.Struct, frozen=True):
     clock_ms: int
     tables: dict[str, bytes]  # Arrow IPC
     sent_ms: bytes  # int64 little endian
+    learned: int = 0
 
 
 def to_records(publication: Publication, writer: str, lineage: str) -> list[tuple[bytes, Headers]]:
     """(value, headers) of each part, in order."""
     tables = {name: encode(rows) for name, rows in publication.tables.items()}
-    body = Body(publication.version, publication.clock_ms, tables, publication.sent_ms.astype("<i8").tobytes())
+    body = Body(publication.version, publication.clock_ms, tables, publication.sent_ms.astype("<i8").tobytes(), publication.learned)
     raw = msgspec.msgpack.encode(body)
     cuts = [raw[at : at + PART_BYTES] for at in range(0, len(raw), PART_BYTES)]
     parts = (Part(writer, PROCESS, lineage, publication.version, index, len(cuts)) for index in range(len(cuts)))
@@ -100,4 +101,4 @@ def _decoded(raw: bytes, decode: Callable[..., T], type_: type[T]) -> T:
 def _publication(raw: bytes) -> Publication:
     body = _decoded(raw, msgspec.msgpack.decode, Body)
     tables = {name: decode(table) for name, table in body.tables.items()}
-    return Publication(tables, body.version, body.clock_ms, np.frombuffer(body.sent_ms, dtype="<i8"))
+    return Publication(tables, body.version, body.clock_ms, np.frombuffer(body.sent_ms, dtype="<i8"), body.learned)

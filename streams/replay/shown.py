@@ -42,8 +42,8 @@ def restore(cache: ParameterCache, directory: Path) -> None:
     for path in sorted(directory.glob("*.arrow")):
         for writer, rows in _by_writer(path.stem, decode(path.read_bytes()), len(writers) - 1):
             tables[writer][path.stem] = rows
-    for writer, (lineage, version, clock_ms) in writers.items():
-        cache.apply(writer, Publication(tables[writer], version, clock_ms, np.empty(0, dtype=np.int64)), lineage)
+    for writer, (lineage, version, clock_ms, learned) in writers.items():
+        cache.apply(writer, Publication(tables[writer], version, clock_ms, np.empty(0, dtype=np.int64), learned), lineage)
 
 
 def _by_writer(table: str, rows: pl.DataFrame, partitions: int) -> Iterator[tuple[str, pl.DataFrame]]:

@@ -152,7 +152,7 @@ def _learner_equals_replay(s: Settings) -> None:
     replayed, _ = replay_topic(s, examples, fresh)
     assert own.stage.digest() == replayed.stage.digest()
     assert isinstance(own.stage, CompositeStage)
-    assert own.stage.ordinal == EVENTS + ITEMS
+    assert own.stage.learned == EVENTS + ITEMS
     published = fresh.publish()
     assert published is not None
     lived = live.folded(live.publications(s), f"{pipeline.LEARNER}/0")

@@ -168,6 +168,17 @@ def test_the_pipeline_learns_which_items_are_clicked() -> None:
         assert means["observed_rate"] == pytest.approx(0.5, abs=0.01)
 
 
+def test_what_producers_sent_is_counted_without_the_labels() -> None:
+    with Pipeline() as p:
+        p.item("video-1")
+        p.impression("ann", "video-1")
+        p.click("ann", "video-1")
+        p.after(minutes=2)
+        p.click("bob", "video-1")
+        assert p.labels.height == 1
+        assert p.cache.learned["learner"] == 4 == p.cache.versions["learner"] - 1
+
+
 def test_labels_can_be_turned_off_and_an_old_checkpoint_then_says_so(tmp_path: Path) -> None:
     with Pipeline(labels={}) as p:
         p.impression("ann", "video-1")

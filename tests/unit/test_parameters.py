@@ -19,14 +19,15 @@ def publication(version: int, rows: int = 3) -> Publication:
     table = pl.DataFrame(
         {"id": [f"u{i}" for i in range(rows)], "version": [version] * rows, "vector": [bytes([i % 256]) * 8 for i in range(rows)]}
     )
-    return Publication({"users": table, "empty": table.clear()}, version, 77, np.array([5, -1, 2**60], dtype=np.int64))
+    return Publication({"users": table, "empty": table.clear()}, version, 77, np.array([5, -1, 2**60], dtype=np.int64), 40)
 
 
 def same(found: Publication, expected: Publication) -> bool:
     assert list(found.tables) == list(expected.tables)
     for name in expected.tables:
         assert_frame_equal(found.tables[name], expected.tables[name], check_exact=True)
-    return (found.version, found.clock_ms, found.sent_ms.tolist()) == (expected.version, expected.clock_ms, expected.sent_ms.tolist())
+    sent_ms = found.sent_ms.tolist(), expected.sent_ms.tolist()
+    return (found.version, found.clock_ms, found.learned, sent_ms[0]) == (expected.version, expected.clock_ms, expected.learned, sent_ms[1])
 
 
 def collected(records: list[tuple[bytes, Headers]]) -> list[tuple[str, int]]:
@@ -135,5 +136,5 @@ def test_bodies_hold_no_python(tmp_path: Path) -> None:
     """Any client that reads msgpack and Arrow can follow `parameters`."""
     [(value, _)] = to_records(publication(4), "learner/0", "id")
     body = msgspec.msgpack.decode(value)
-    assert body.keys() == {"version", "clock_ms", "tables", "sent_ms"}
+    assert body.keys() == {"version", "clock_ms", "tables", "sent_ms", "learned"}
     assert np.frombuffer(body["sent_ms"], "<i8").tolist() == [5, -1, 2**60]
