@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from core.ids import IdMap
+from core.schemas import ITEM
 from core.snapshot import Snapshot
 
 
@@ -96,6 +97,12 @@ class Examples:
             made = self._made[name] = make(self._texts[column])
             made.flags.writeable = False
         return self._made[name][self._start : self._stop]
+
+    def removals(self) -> list[int]:
+        """Places of the rows that remove a catalogue item."""
+        items = np.flatnonzero(self.numbers("kind") == ITEM).tolist()
+        entries = self.texts("item") if items else []
+        return [at for at in items if entries[at] is None]
 
     @property
     def rows(self) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from core.frames import from_columns
 from core.ids import IdMap
 from core.rounds import Rounds
 from core.rows import CHUNK_BITS, CHUNK_ROWS, Rows
-from core.schemas import DELTA_BASE, EVENT_TYPES, ITEM
+from core.schemas import DELTA_BASE, EVENT_TYPES
 from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 
@@ -269,7 +269,7 @@ class Covisitation:
         """Learn n rows, in order."""
         n, start = len(examples), 0
         before = np.zeros(n, dtype=np.float32)
-        for at in _removals(examples):
+        for at in examples.removals():
             self._learn(examples.part(start, at), before[start:at])
             id_, version, start = examples.texts("item_id")[at], examples.first_ordinal + at + 1, at + 1
             if (row := self.items.ids.remove(id_)) >= 0:
@@ -421,13 +421,6 @@ def _rows(ids: IdMap, names: Sequence[str], counted: np.ndarray) -> np.ndarray:
     rows[counted] = ids.admit(compress(names, counted.tolist()))
     rows[~counted] = ids.lookup(compress(names, (~counted).tolist()))
     return rows
-
-
-def _removals(examples: Examples) -> list[int]:
-    """Places of the rows that remove a catalogue item."""
-    items = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
-    entries = examples.texts("item") if items else []
-    return [at for at in items if entries[at] is None]
 
 
 def _lists(values: pl.Series, n: int, k: int) -> pl.Series:

@@ -94,7 +94,7 @@ class ItemFeatures:
         n = len(examples)
         before = np.zeros((n, self.config.width), dtype=np.float32)
         start = 0
-        for at in _removals(examples):
+        for at in examples.removals():
             self._learn(examples.part(start, at), before[start:at])
             self._remove(examples.texts("item_id")[at], examples.first_ordinal + at + 1)
             start = at + 1
@@ -310,10 +310,3 @@ def _hashes(users: Sequence[str | None]) -> np.ndarray:
 
 def _nulls(values: np.ndarray, absent: np.ndarray) -> list[float | None]:
     return [None if null else value for value, null in zip(values.tolist(), absent.tolist(), strict=True)]
-
-
-def _removals(examples: Examples) -> list[int]:
-    """Places of the rows that remove a catalogue item."""
-    items = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
-    entries = examples.texts("item") if items else []
-    return [at for at in items if entries[at] is None]

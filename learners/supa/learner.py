@@ -1,7 +1,7 @@
 """SUPA as a part of the learner stage: ids outside, rows and one kernel call inside."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from core.hashing import fingerprints
 from core.ids import IdMap
 from core.rounds import Rounds
 from core.rows import Rows
-from core.schemas import DELTA_BASE, EVENT, ITEM
+from core.schemas import DELTA_BASE, EVENT
 from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 from learners.supa import kernel
@@ -195,7 +195,7 @@ class SupaLearner:
         n, start = len(examples), 0
         relation = self._relations(examples)
         vectors = np.zeros((n, 2 * self.config.dimensions), np.float32)
-        for stop in [*_removals(examples), n]:
+        for stop in [*examples.removals(), n]:
             self._learn_run(examples.part(start, stop), relation[start:stop], vectors[start:stop])
             if stop < n:
                 self.items.remove(examples.texts("item_id")[stop], examples.first_ordinal + stop)
@@ -279,10 +279,3 @@ class SupaLearner:
     def digest(self) -> str:
         text = f"{self.nonfinite_updates} {self.users.digest()} {self.items.digest()}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _removals(examples: Examples) -> Iterable[int]:
-    """Indices of the rows that remove a catalogue item."""
-    items = np.flatnonzero(examples.numbers("kind") == ITEM).tolist()
-    entries, ids = (examples.texts("item"), examples.texts("item_id")) if items else ([], [])
-    return [at for at in items if entries[at] is None and ids[at] is not None]
