@@ -98,6 +98,10 @@ class Examples:
             made.flags.writeable = False
         return self._made[name][self._start : self._stop]
 
+    def there(self, column: str) -> np.ndarray:
+        """bool [n]: where a column of strings has one."""
+        return self.derived(f"there.{column}", column, _there)
+
     def removals(self) -> list[int]:
         """Places of the rows that remove a catalogue item."""
         items = np.flatnonzero(self.numbers("kind") == ITEM).tolist()
@@ -116,6 +120,10 @@ class Examples:
         own._frame, own._start, own._stop = self._frame, self._start + start, self._start + stop
         own._texts, own._numbers, own._made = self._texts, self._numbers, self._made
         return own
+
+
+def _there(texts: Sequence[Any]) -> np.ndarray:
+    return np.fromiter((text is not None for text in texts), np.bool_, len(texts))
 
 
 class Learner(Protocol):

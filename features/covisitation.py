@@ -282,10 +282,11 @@ class Covisitation:
     def _learn(self, examples: Examples, before: np.ndarray) -> None:
         """Learn n rows without a removal among them; fills `before`, float32 [n]."""
         users, items = examples.texts("user_id"), examples.texts("item_id")
-        named = np.flatnonzero([user is not None and item is not None for user, item in zip(users, items, strict=True)])
+        named = np.flatnonzero(examples.there("user_id") & examples.there("item_id"))
         if not named.size:
             return
-        users, items = [users[at] for at in named.tolist()], [items[at] for at in named.tolist()]
+        if named.size < len(examples):
+            users, items = [users[at] for at in named.tolist()], [items[at] for at in named.tolist()]
         counted = examples.derived("covisitation.counted", "type", self._counted)[named]
         ts_ms = effective_ms(examples.numbers("ts_ms")[named], examples.numbers("clock_ms")[named], self.config.future_seconds * MS)
         version, fresh = named + (examples.first_ordinal + 1), np.empty(2 * named.size, dtype=np.int32)
@@ -417,6 +418,8 @@ class Covisitation:
 
 def _rows(ids: IdMap, names: Sequence[str], counted: np.ndarray) -> np.ndarray:
     """int32 [n]: the row of each name; counted ones are given one where they have none, of the others -1."""
+    if counted.all():
+        return ids.admit(names)
     rows = np.empty(counted.size, dtype=np.int32)
     rows[counted] = ids.admit(compress(names, counted.tolist()))
     rows[~counted] = ids.lookup(compress(names, (~counted).tolist()))

@@ -166,10 +166,12 @@ class OpenImpressions:
         examples.columns.update({name: column[found.there] for name, column in columns.items()})
 
     def _opens(self, examples: Examples, kind: np.ndarray) -> np.ndarray:
-        types, items = examples.texts("type"), examples.texts("item_id")
-        named = (type_ in self.config.opens and item is not None for type_, item in zip(types, items, strict=True))
-        opens: np.ndarray = np.fromiter(named, np.bool_, len(types)) & (kind == EVENT)
+        opening = examples.derived("impressions.opening", "type", self._opening)
+        opens: np.ndarray = opening & examples.there("item_id") & (kind == EVENT)
         return opens
+
+    def _opening(self, types: Sequence[str | None]) -> np.ndarray:
+        return np.fromiter((type_ in self.config.opens for type_ in types), np.bool_, len(types))
 
     def _found(self, labels: int) -> Found:
         numbers = np.zeros((labels, self.config.numbers), dtype=np.float32)

@@ -106,7 +106,7 @@ class ItemFeatures:
     def _learn(self, examples: Examples, before: np.ndarray) -> None:
         """Learn n rows without a removal among them; fills `before` [n, columns]."""
         ids = examples.texts("item_id")
-        known = [id_ for id_ in ids if id_ is not None]
+        known = ids if examples.there("item_id").all() else [id_ for id_ in ids if id_ is not None]
         items = self._admit(ids, known)  # int64 [n]
         ts_ms = effective_ms(examples.numbers("ts_ms"), examples.numbers("clock_ms"), self.config.future_seconds * MS)
         codes = examples.derived("items.codes", "type", self._type_codes).copy()
@@ -287,6 +287,8 @@ class ItemFeatures:
 
 def _admitted(ids: IdMap, names: Sequence[str | None]) -> np.ndarray:
     """int64 [n]: the row of each name, -1 where there is none."""
+    if None not in names:
+        return ids.admit(names).astype(np.int64)  # type: ignore[arg-type]  # none of them is None
     rows = np.full(len(names), -1, dtype=np.int64)
     there = [at for at, name in enumerate(names) if name is not None]
     if there:
