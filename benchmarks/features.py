@@ -174,7 +174,7 @@ def zipf(size: int, exponent: float, count: int, random: np.random.Generator) ->
 def made(s: Settings, directory: Path) -> tuple[Stage, Stage]:
     """The user stage, and the learner stage with nothing but its features."""
     return pipeline.user_stage(s, Upstream(s.batches_topic, 0, "benchmark"), directory / "users"), pipeline.learner_stage(
-        s, 1, ("items", "covisitation")
+        s, 1, pipeline.FEATURE_PARTS
     )
 
 

@@ -14,11 +14,10 @@ from benchmarks.report import report
 from streams.cli.common import settings
 from streams.cli.replay import opened_log
 from streams.logs.mapping import load_mapping
-from streams.pipeline import PARTS
+from streams.pipeline import FEATURE_PARTS, PARTS
 from streams.replay import LocalPipeline
 
 BATCH = 4_000
-FEATURE_PARTS = ("items", "covisitation")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -188,7 +188,8 @@ class ItemConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**_settings(self, ("popularity_types", "popularity_half_life_seconds")), **_declared(self.item)}
+        own = _settings(self, ("popularity_types", "popularity_half_life_seconds", "windows_seconds"))
+        return {**_declared(self.item), **own}
 
 
 def _declared(entity: EntityConfig) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class Side:
         self.rows.snapshot(into, len(self.ids.ids))
 
     def restore(self, directory: Path, setting: str) -> None:
-        """`setting`: the name of the capacity, for the error."""
+        """`setting`: what the user sets the capacity by, for the error."""
         self.ids.restore(directory)
         if len(self.ids.ids) > self.ids.capacity:
             raise SnapshotError(f"the checkpoint has {len(self.ids.ids)} rows; raise `{setting}` from {self.ids.capacity}")
@@ -405,8 +405,8 @@ class Covisitation:
         """
         state = msgspec.json.decode((directory / "covisitation.json").read_bytes())
         check_identity(state["identity"], self.config.identity)
-        self.users.restore(directory / "users", "user_capacity")
-        self.items.restore(directory / "items", "item_capacity")
+        self.users.restore(directory / "users", "max_users")
+        self.items.restore(directory / "items", "max_items")
         self._clock_ms, self.rounds.next_row = state["clock_ms"], state["next_row"]
         self._touched = dict.fromkeys(state["touched"])
         self._removed = {id_: tuple(removal) for id_, removal in state["removed"].items()}

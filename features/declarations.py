@@ -11,6 +11,7 @@ from core.errors import SettingsError
 from core.schemas import EVENT_TYPES
 
 BUCKETS = 10  # of a window
+MOST_SECONDS = 10 * 366 * 86_400
 MAX_TYPES = 63  # a type is a bit of a word, and its code one byte in stored rows
 BEHAVIOURS: Mapping[str, tuple[str, ...]] = {
     "shown": ("impression",),
@@ -90,8 +91,8 @@ class EntityConfig:
             raise SettingsError(f"`behaviours` must have at most {MAX_TYPES} names, none twice, none `{ANY}`, got {names}")
         for name in ("half_lives_seconds", "windows_seconds"):
             told = getattr(self, name)
-            if not told or min(told) <= 0 or len(set(told)) != len(told):
-                raise SettingsError(f"`{name}` must be positive numbers, none twice, got {told}")
+            if not told or min(told) <= 0 or max(told) > MOST_SECONDS or len(set(told)) != len(told):
+                raise SettingsError(f"`{name}` must be numbers in 1..{MOST_SECONDS}, none twice, got {told}")
         if any(seconds % BUCKETS for seconds in self.windows_seconds):
             raise SettingsError(f"`windows_seconds` must be multiples of {BUCKETS}, got {self.windows_seconds}")
         if self.session_gap_seconds < 0 or self.long_view_seconds <= 0:

@@ -36,19 +36,25 @@ class ImpressionsConfig:
         SettingsError: a value cannot be used.
     """
 
-    opens: tuple[str, ...]  # event types that are impressions of some label
+    opens: tuple[tuple[str, tuple[str, ...]], ...]  # label, and the event types that are its impressions
     user_width: int  # features of a user, of an item
     item_width: int
     steps: int = 0  # 1 where `steps` is added to the examples
     upstreams: int = 1
-    max_open: int = 1 << 16  # per upstream, the latest over the oldest
+    max_open: int = 1 << 16  # per upstream and set of such types, the latest over the oldest
 
     def __post_init__(self) -> None:
         for name in ("upstreams", "max_open"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"`{name}` must be positive, got {getattr(self, name)}")
-        if not self.opens:
-            raise SettingsError("`opens` must name an event type")
+        if not self.opens or not all(types for _, types in self.opens):
+            raise SettingsError("`opens` must name a label, and an event type of each")
+
+    @property
+    def groups(self) -> list[tuple[frozenset[str], frozenset[str]]]:
+        """(event types, labels) of the labels that share their impressions, and so a ring: none pushes out another's."""
+        sets = dict.fromkeys(frozenset(types) for _, types in self.opens)
+        return [(types, frozenset(label for label, own in self.opens if frozenset(own) == types)) for types in sets]
 
     @property
     def numbers(self) -> int:
@@ -141,8 +147,8 @@ class OpenImpressions:
 
     In: `examples`, with `item_features`. Adds, of the m label rows whose impression is known, `label_at` int64 [m], their places;
     `label_numbers` float32 [m, user and item features]; `label_categories` int64 [m, 2], hashes of the two ids.
-    State: the last `max_open` impressions of every upstream, which is at least as far back as its join of labels remembers, unless
-    labels differ in what opens them: then `missing` may go up.
+    State: the last `max_open` impressions of every upstream, by the event types that are impressions: as far back as its join of labels
+    remembers.
     """
 
     name = "impressions"
@@ -151,45 +157,52 @@ class OpenImpressions:
     def __init__(self, config: ImpressionsConfig) -> None:
         self.config = config
         self.missing = 0  # label rows whose impression is gone
-        self._rings = [_UpstreamRing(config) for _ in range(config.upstreams)]
+        self._groups = config.groups
+        self._rings = [[_UpstreamRing(config) for _ in range(config.upstreams)] for _ in self._groups]
 
     def learn_many(self, examples: Examples) -> None:
         """Keep impressions and look up those of labels, in order."""
         kind = examples.numbers("kind")
         labels = np.flatnonzero(kind == LABEL)
-        opens = np.flatnonzero(self._opens(examples, kind))
         found = self._found(labels.size)
-        if labels.size or opens.size:
-            self._follow(examples, labels, opens, found)
+        events = (kind == EVENT) & examples.there("item_id")
+        for group in range(len(self._groups)):
+            self._follow(examples, group, labels, np.flatnonzero(events & self._opening(examples, group)), found)
         self.missing += int(labels.size - np.count_nonzero(found.there))
         columns = {"label_at": labels, "label_numbers": found.numbers, "label_categories": found.categories}
         examples.columns.update({name: column[found.there] for name, column in columns.items()})
 
-    def _opens(self, examples: Examples, kind: np.ndarray) -> np.ndarray:
-        opening = examples.derived("impressions.opening", "type", self._opening)
-        opens: np.ndarray = opening & examples.there("item_id") & (kind == EVENT)
-        return opens
-
-    def _opening(self, types: Sequence[str | None]) -> np.ndarray:
-        return np.fromiter((type_ in self.config.opens for type_ in types), np.bool_, len(types))
+    def _opening(self, examples: Examples, group: int) -> np.ndarray:
+        """bool [n]: rows of a type that is an impression of the group's labels."""
+        types, _ = self._groups[group]
+        return examples.derived(f"impressions.opening.{group}", "type", lambda told: np.isin(np.array(told, dtype=object), list(types)))
 
     def _found(self, labels: int) -> Found:
         numbers = np.zeros((labels, self.config.numbers), dtype=np.float32)
         return Found(np.zeros(labels, dtype=np.bool_), numbers, np.zeros((labels, len(CATEGORIES)), dtype=np.int64))
 
-    def _follow(self, examples: Examples, labels: np.ndarray, opens: np.ndarray, found: Found) -> None:
-        n, rows, upstream = len(examples), np.sort(np.concatenate([labels, opens])), examples.numbers("upstream")
+    def _follow(self, examples: Examples, group: int, labels: np.ndarray, opens: np.ndarray, found: Found) -> None:
+        """The labels of one group and its impressions, int64 [..] rows; fills `found` of all labels."""
+        n, upstream, names = len(examples), examples.numbers("upstream"), examples.texts("label") if labels.size else []
+        own = np.array([names[at] in self._groups[group][1] for at in labels.tolist()], dtype=np.bool_)
+        rows = np.sort(np.concatenate([labels[own], opens]))
+        if not rows.size:
+            return
         label = np.full(n, -1, dtype=np.int64)
         label[labels] = np.arange(labels.size)
-        categories = np.zeros((n, len(CATEGORIES)), dtype=np.int64)
+        categories, item = self._categories(examples, opens), self._of_item(examples)
+        for index in np.unique(upstream[rows]).tolist():
+            self._rings[group][index].follow(
+                rows[upstream[rows] == index], label, examples.numbers("ordinal"), examples.numbers(USER), item, categories, found
+            )
+
+    def _categories(self, examples: Examples, opens: np.ndarray) -> np.ndarray:
+        """int64 [n, categories]: hashes of the ids of impressions, zeros elsewhere."""
+        categories = np.zeros((len(examples), len(CATEGORIES)), dtype=np.int64)
         for column, name in enumerate(CATEGORIES):
             texts = examples.texts(name)
             categories[opens, column] = fingerprints(texts[i] for i in opens.tolist()).view(np.int64)[:, 0]
-        for index in np.unique(upstream[rows]).tolist():
-            self._rings[index].follow(
-                rows[upstream[rows] == index], label, examples.numbers("ordinal"), examples.numbers(USER),
-                self._of_item(examples), categories, found,
-            )  # fmt: skip
+        return categories
 
     def _of_item(self, examples: Examples) -> np.ndarray:
         """float32 [n, ...]: features of the item, and of the step to it."""
@@ -207,7 +220,11 @@ class OpenImpressions:
     @property
     def kept(self) -> int:
         """Impressions held."""
-        return sum(ring.used for ring in self._rings)
+        return sum(ring.used for ring in self._all)
+
+    @property
+    def _all(self) -> list["_UpstreamRing"]:
+        return [ring for group in self._rings for ring in group]
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
         """NaN: it knows nothing of items."""
@@ -222,9 +239,9 @@ class OpenImpressions:
 
     def snapshot(self, into: Snapshot) -> None:
         """The chunks of impressions (linked where unchanged), and the counts as JSON."""
-        opened = [int(ring.ring.opened[0]) for ring in self._rings]
+        opened = [int(ring.ring.opened[0]) for ring in self._all]
         into.write(_STATE, msgspec.json.encode({"identity": self.config.identity, "opened": opened, "missing": self.missing}))
-        for index, ring in enumerate(self._rings):
+        for index, ring in enumerate(self._all):
             ring.rows.snapshot(into.within(str(index)), ring.used)
 
     def restore(self, directory: Path) -> None:
@@ -236,12 +253,12 @@ class OpenImpressions:
         state = msgspec.json.decode((directory / _STATE).read_bytes())
         check_identity(state["identity"], self.config.identity)
         self.missing = state["missing"]
-        for index, (ring, opened) in enumerate(zip(self._rings, state["opened"], strict=True)):
+        for index, (ring, opened) in enumerate(zip(self._all, state["opened"], strict=True)):
             ring.rows.restore(directory / str(index))
             ring.ring.opened[0] = opened
 
     def digest(self) -> str:
-        return hashlib.sha256(" ".join([str(self.missing), *(ring.digest() for ring in self._rings)]).encode()).hexdigest()
+        return hashlib.sha256(" ".join([str(self.missing), *(ring.digest() for ring in self._all)]).encode()).hexdigest()
 
 
 class _UpstreamRing:

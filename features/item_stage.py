@@ -271,7 +271,7 @@ class ItemFeatures:
         for name, (ids, rows) in self._parts.items():
             ids.restore(directory / name)
             if len(ids.ids) > ids.capacity:
-                raise SnapshotError(f"the checkpoint has {len(ids.ids)} rows of {name}; raise `capacity` from {self.config.capacity}")
+                raise SnapshotError(f"the checkpoint has {len(ids.ids)} rows of {name}; raise `max_items` from {self.config.capacity}")
             rows.restore(directory / name / _ROWS)
         self._belongs.restore(directory)
         self._clock_ms, self.rounds.next_row = state["clock_ms"], state["next_row"]

@@ -30,6 +30,8 @@ from core.labels import (
 )
 
 MS = 1_000
+MOST_SECONDS = 10 * 366 * 86_400
+TWO_STEPS = ("vanilla", "es-dfm", "defer", "defuse")  # tell at the window, and may tell more up to the horizon
 MOST_OPEN = (1 << 31) - 1  # rows are numbered in 32 bits
 
 # What an event's type is to a label.
@@ -80,7 +82,7 @@ class LabelConfig:
     | exits | event types by which the user leaves the item; `sliver` alone looks at them |
     | policy | what the learner is told and when, see `core.labels` |
     | window_seconds | from an impression to its first row; `fnw`, `fnc`, `wait` and `sliver` have no window |
-    | horizon_seconds | from an impression to the last positive event that counts, at least the window; of `window` it is the window |
+    | horizon_seconds | from an impression to the last positive event that counts; of `window` it is the window |
 
     Raises:
         SettingsError: a value cannot be used.
@@ -99,9 +101,10 @@ class LabelConfig:
             raise SettingsError("`name` of a label must not be empty")
         if self.policy not in POLICIES:
             raise SettingsError(f"`policy` of label {self.name} must be one of {', '.join(POLICIES)}, got {self.policy}")
-        if self.window_seconds <= 0:
-            raise SettingsError(f"`window_seconds` of label {self.name} must be positive, got {self.window_seconds}")
-        if self.horizon_seconds < self.window_seconds:
+        for setting in ("window_seconds", "horizon_seconds"):
+            if not 0 < getattr(self, setting) <= MOST_SECONDS:
+                raise SettingsError(f"`{setting}` of label {self.name} must be in 1..{MOST_SECONDS}, got {getattr(self, setting)}")
+        if self.policy in TWO_STEPS and self.horizon_seconds < self.window_seconds:
             told = f"got {self.horizon_seconds} and {self.window_seconds}"
             raise SettingsError(f"`horizon_seconds` of label {self.name} must be at least `window_seconds`, {told}")
         self._check_types()

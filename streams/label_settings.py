@@ -10,15 +10,22 @@ from features.label_config import LabelConfig
 Policy = Literal["window", "vanilla", "fnw", "fnc", "es-dfm", "defer", "defuse", "wait", "sliver"]
 
 
+def _types(told: object) -> object:
+    return (told,) if isinstance(told, str) else told
+
+
+Types = Annotated[tuple[str, ...], BeforeValidator(_types)]  # one may stand for itself
+
+
 class LabelTable(BaseModel):
     """What `LabelConfig` says; what is left out has its default there, `positive` the label's own name."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: Policy
-    positive: tuple[str, ...] | None = None
-    opens: tuple[str, ...] | None = None
-    exits: tuple[str, ...] | None = None
+    positive: Types | None = None
+    opens: Types | None = None
+    exits: Types | None = None
     window_seconds: int | None = None
     horizon_seconds: int | None = None
 

@@ -1,5 +1,6 @@
 """What the metrics say of a stage: counted as outputs come, and measured now and then. A stage itself knows no metrics."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -169,8 +170,9 @@ class LabelObserver:
 
     def look(self) -> None:
         means = [self._learner.model.means(index) for index in range(len(self._learner.config.labels))]
-        losses = [mean["log_loss"] for mean in means]
-        self._metrics.updated(self._learner.name, **self._updates.since(self._totals()), loss=sum(losses) / len(losses))
+        losses = [mean["log_loss"] for mean in means if not math.isnan(mean["log_loss"])]
+        loss = sum(losses) / len(losses) if losses else math.nan
+        self._metrics.updated(self._learner.name, **self._updates.since(self._totals()), loss=loss)
         clipped = self._clipped.since(self._clips())
         for label, mean in zip(self._learner.config.labels, means, strict=True):
             self._metrics.modelled(label, mean["log_loss"], mean["predicted_rate"], mean["observed_rate"], clipped[label])

@@ -25,7 +25,8 @@ from streams.settings import Settings
 
 FEATURES = "features"  # name of the user stage: its consumer group, checkpoints and metrics
 LEARNER = "learner"
-PARTS = ("items", "covisitation", "impressions", "labels", "supa", "tokenizer")  # of the learner stage, in order
+FEATURE_PARTS = ("items", "covisitation")
+PARTS = (*FEATURE_PARTS, "impressions", "labels", "supa", "tokenizer")  # of the learner stage, in order
 _OF_LABELS = ("impressions", "labels")  # these not where the settings name no label
 
 
@@ -83,7 +84,7 @@ def impressions_config(s: Settings, upstreams: int) -> ImpressionsConfig:
     """There must be a label."""
     labels, items = label_configs(s.labels, s.event_types), item_config(s)
     return ImpressionsConfig(
-        opens=tuple(dict.fromkeys(type_ for label in labels for type_ in label.opens)),
+        opens=tuple((label.name, label.opens) for label in labels),
         user_width=len(user_config(s, 0).columns),
         item_width=items.width,
         steps=len(STEP_FEATURES),

@@ -185,6 +185,8 @@ def load(**overrides: object) -> Settings:
 
 
 def _fault(error: Any) -> str:
+    if error["type"] == "extra_forbidden" and len(error["loc"]) > 1:
+        return f"a table of `{error['loc'][0]}` has no {error['loc'][-1]!r}; docs/{error['loc'][0]}.md lists what it may have"
     if error["type"] == "extra_forbidden":
         return f"there is no setting {'.'.join(map(str, error['loc']))!r}; docs/operators.md lists them all, at the top level of the file"
     name = f"{_name(error['loc'])}: " if error["loc"] else ""
@@ -193,4 +195,4 @@ def _fault(error: Any) -> str:
 
 def _name(location: tuple[int | str, ...]) -> str:
     name = ".".join(map(str, location))
-    return f"{name} (FRESHET_{name.upper()})"
+    return f"{name} (FRESHET_{str(location[0]).upper()})"

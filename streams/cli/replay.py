@@ -18,7 +18,7 @@ from streams.cli.common import Bootstrap, Namespace, console, need_cluster, prog
 from streams.logs.mapping import NAMES, Mapping, load_mapping
 from streams.logs.parts import Part, Place
 from streams.logs.reader import EVERYTHING, Log, MemoryLog, Span, open_log, read_catalogue
-from streams.pipeline import PARTS
+from streams.pipeline import FEATURE_PARTS, PARTS
 from streams.producing import Message, Sender, send_all
 from streams.replay.judged import JudgedReplay
 from streams.replay.kept import kept, shaping, told_log
@@ -40,9 +40,7 @@ def replay(
     first: Annotated[str | None, typer.Option("--from", help="Event time of the first event: RFC 3339 or epoch ms.")] = None,
     until: Annotated[str | None, typer.Option("--to", help="Event time that ends it, itself left out.")] = None,
     sort: Annotated[bool, typer.Option("--sort", help="Sort a log that is not in order of time, in memory.")] = False,
-    part_names: Annotated[
-        str, typer.Option("--parts", help="With --local: features, or features,supa, or all (features,supa,tokenizer).")
-    ] = "all",
+    part_names: Annotated[str, typer.Option("--parts", help="With --local: features, or features,supa, or all.")] = "all",
     events: Annotated[int, typer.Option(min=0, help="Events at most; 0 takes all.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="With --local: events per batch; judged lists are up to that old.")] = 1_000,
     speed: Annotated[str, typer.Option(help="max, or how many times as fast as event time: 1x, 60x.")] = FASTEST,
@@ -102,10 +100,10 @@ def parts_of(text: str) -> tuple[str, ...]:
     Raises:
         SettingsError: it names none of them, or one without what it reads.
     """
-    known = {"features": 1, "features,supa": 2, "features,supa,tokenizer": 3, "all": 3}
+    known = {"features": FEATURE_PARTS, "features,supa": (*FEATURE_PARTS, "supa"), "all": PARTS}
     if text not in known:
         raise SettingsError(f"--parts {text}: give one of {'; '.join(known)}")
-    return PARTS[: known[text]]
+    return known[text]
 
 
 def replay_locally(s: Settings, items: Sequence[Message], messages: Sequence[Message], batch: int, share: float) -> dict[str, object]:

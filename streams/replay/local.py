@@ -78,7 +78,7 @@ class LocalPipeline:
         """
         self.front.restore(directory / _FRONT)
         self.learner.restore(directory / pipeline.LEARNER)
-        shown.restore(self.cache, directory / _CACHE)
+        shown.restore(self.cache, directory / _CACHE, self.s.batches_partitions)
 
     def close(self) -> None:
         self.front.close()

@@ -35,12 +35,12 @@ def snapshot(cache: ParameterCache, into: Snapshot) -> None:
                 into.write(f"{name}.arrow", encode(_published(space, name, table, written)))
 
 
-def restore(cache: ParameterCache, directory: Path) -> None:
-    """Fill an empty cache."""
+def restore(cache: ParameterCache, directory: Path, partitions: int) -> None:
+    """Fill an empty cache. `partitions`: of `batches`; those that have published nothing are no writers yet."""
     writers = msgspec.json.decode((directory / _WRITERS).read_bytes())
     tables: dict[str, dict[str, pl.DataFrame]] = {writer: {} for writer in writers}
     for path in sorted(directory.glob("*.arrow")):
-        for writer, rows in _by_writer(path.stem, decode(path.read_bytes()), len(writers) - 1):
+        for writer, rows in _by_writer(path.stem, decode(path.read_bytes()), partitions):
             tables[writer][path.stem] = rows
     for writer, (lineage, version, clock_ms, learned) in writers.items():
         cache.apply(writer, Publication(tables[writer], version, clock_ms, np.empty(0, dtype=np.int64), learned), lineage)
@@ -51,7 +51,7 @@ def _by_writer(table: str, rows: pl.DataFrame, partitions: int) -> Iterator[tupl
         yield pipeline.LEARNER, rows
         return
     of = pl.Series([partition_of(id_, partitions) for id_ in rows["id"].to_list()], dtype=pl.Int64)
-    for partition in range(partitions):
+    for partition in sorted(of.unique().to_list()):
         yield f"{pipeline.FEATURES}-{partition}", rows.filter(of == partition)
 
 

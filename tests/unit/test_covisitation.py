@@ -358,8 +358,8 @@ def test_a_snapshot_of_other_settings_is_refused(tmp_path):
     save(part, tmp_path)
     with pytest.raises(SnapshotError, match=r"`half_life_seconds` was 3600, is 5\b.* rebuild"):
         Covisitation(replace(config, half_life_seconds=5)).restore(tmp_path)
-    for name in ("user_capacity", "item_capacity"):
-        with pytest.raises(SnapshotError, match=f"raise `{name}` from 4096"):
+    for name, setting in {"user_capacity": "max_users", "item_capacity": "max_items"}.items():
+        with pytest.raises(SnapshotError, match=f"raise `{setting}` from 4096"):
             Covisitation(replace(config, **{name: CHUNK_ROWS})).restore(tmp_path)
     larger = Covisitation(replace(config, item_capacity=4 * CHUNK_ROWS))
     larger.restore(tmp_path)

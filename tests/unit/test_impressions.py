@@ -22,7 +22,7 @@ from tests.snapshots import save
 
 T0 = 1_767_225_600_000
 USER_WIDTH, ITEM_WIDTH = 3, 2
-CONFIG = ImpressionsConfig(("impression",), USER_WIDTH, ITEM_WIDTH, upstreams=2, max_open=20)
+CONFIG = ImpressionsConfig((("click", ("impression",)),), USER_WIDTH, ITEM_WIDTH, upstreams=2, max_open=20)
 LOGISTIC = LogisticConfig(labels=("click",), numerics=USER_WIDTH + ITEM_WIDTH, buckets=64)
 
 
@@ -125,12 +125,12 @@ def test_cuts_do_not_matter_and_a_restart_goes_on_alike(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     save(OpenImpressions(CONFIG), tmp_path)
-    other = OpenImpressions(ImpressionsConfig(("click",), USER_WIDTH, ITEM_WIDTH, upstreams=2, max_open=20))
+    other = OpenImpressions(ImpressionsConfig((("click", ("view",)),), USER_WIDTH, ITEM_WIDTH, upstreams=2, max_open=20))
     with pytest.raises(SnapshotError, match="`opens` was"):
         other.restore(tmp_path)
     for bad in ({"opens": ()}, {"upstreams": 0}, {"max_open": 0}):
         with pytest.raises(SettingsError, match=f"`{next(iter(bad))}`"):
-            ImpressionsConfig(**{"opens": ("impression",), "user_width": 1, "item_width": 1, **bad})  # type: ignore[arg-type]
+            ImpressionsConfig(**{"opens": CONFIG.opens, "user_width": 1, "item_width": 1, **bad})  # type: ignore[arg-type]
 
 
 def test_a_label_that_the_settings_do_not_name_is_counted() -> None:
@@ -166,6 +166,21 @@ def test_the_pipeline_learns_which_items_are_clicked() -> None:
         means = learner.model.means(0)
         assert means["log_loss"] < 0.6 * math.log(2)
         assert means["observed_rate"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_many_impressions_of_one_label_do_not_push_out_those_of_another() -> None:
+    labels = {"click": "sliver", "purchase": {"policy": "defer", "opens": ["click"], "horizon_seconds": 7_200}}
+    with Pipeline(labels=labels, max_open_impressions=50) as p:
+        for at in range(200):
+            p.after(seconds=10)
+            p.impression("ann", f"i{at}")
+            if at % 20 == 0:
+                p.click("ann", f"i{at}")
+        p.after(hours=3)
+        parts = {part.name: part for part in p._host.learner.stage.parts}
+        assert p.labels.filter(label="purchase", kind="final_negative").height == 10
+        assert parts["impressions"].missing == 0
+        assert parts["labels"].model.totals.rows[1].sum() == 20
 
 
 def test_what_producers_sent_is_counted_without_the_labels() -> None:

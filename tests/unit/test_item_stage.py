@@ -231,7 +231,7 @@ def test_a_snapshot_of_other_settings_is_refused(tmp_path):
     save(part, tmp_path)
     with pytest.raises(SnapshotError, match=r"`popularity_half_life_seconds` was 600, is 5\b.* rebuild"):
         ItemFeatures(replace(CONFIG, capacity=8_192, popularity_half_life_seconds=5)).restore(tmp_path)
-    with pytest.raises(SnapshotError, match="raise `capacity`"):
+    with pytest.raises(SnapshotError, match="raise `max_items`"):
         ItemFeatures(CONFIG).restore(tmp_path)
     larger = ItemFeatures(replace(CONFIG, capacity=16_384))
     larger.restore(tmp_path)

@@ -20,7 +20,8 @@ from core.position import Record
 from core.snapshot import Snapshot
 from core.stage import Publication
 from learners.cache import ParameterCache
-from streams import bundled
+from streams import bundled, pipeline
+from streams.cli.replay import parts_of
 from streams.logs.mapping import load_mapping
 from streams.logs.parts import Place
 from streams.logs.reader import MemoryLog
@@ -128,7 +129,7 @@ def test_a_restored_cache_hides_an_item_that_one_part_removed_and_another_still_
     into = Snapshot(tmp_path)
     shown.snapshot(one, into)
     into.flush()
-    shown.restore(other, tmp_path)
+    shown.restore(other, tmp_path, 1)
     assert [item.item_id for item in other.recommend("u", 5).items] == ["c"]
     for links in LINKS:
         assert other.recommend("u", 5, links) == one.recommend("u", 5, links)
@@ -386,3 +387,11 @@ def test_messages_on_their_way_are_counted_and_bounded() -> None:
     flight.send([(None, b"x")] * 5)
     assert broker.futures[0].done
     assert len(flight) == IN_FLIGHT
+
+
+def test_the_parts_of_a_local_replay_are_named() -> None:
+    assert parts_of("all") == pipeline.PARTS
+    assert parts_of("features") == ("items", "covisitation")
+    assert parts_of("features,supa") == ("items", "covisitation", "supa")
+    with pytest.raises(SettingsError, match="--parts supa"):
+        parts_of("supa")

@@ -108,3 +108,26 @@ def test_a_child_sees_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_password_is_not_shown() -> None:
     assert "hunter2" not in repr(load(sasl_password="hunter2"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ({"click": "slivr"}, "labels.click.policy (FRESHET_LABELS)"),
+        ({"click": {"policy": "defer", "windw": 3}}, "a table of `labels` has no 'windw'; docs/labels.md"),
+        ({"click": {"policy": "defer", "horizon_seconds": 600}}, "`horizon_seconds` of label click must be at least `window_seconds`"),
+        ({"click": {"policy": "wait", "horizon_seconds": 10**17}}, "`horizon_seconds` of label click must be in 1.."),
+        ({"clack": "defer"}, "`positive` of label clack names clack, which is none of impression, click"),
+    ],
+)
+def test_a_fault_in_a_label_says_where(labels: dict[str, object], told: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load(labels=labels)
+    assert told in str(raised.value)
+
+
+def test_labels_take_what_their_policy_needs() -> None:
+    assert load(labels={"click": {"policy": "sliver", "horizon_seconds": 600}}).labels
+    assert load(labels={"click": {"policy": "window", "window_seconds": 7_200, "positive": "click"}}).labels
+    with pytest.raises(SettingsError, match="`windows_seconds` must be"):
+        load(windows_seconds=(10**17,))

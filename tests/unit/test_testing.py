@@ -333,3 +333,13 @@ def test_features_leave_nothing_behind_until_the_end() -> None:
         p.expect_features("ann", user_click_60s=1)
         p.expect_item_features("video-1", item_click_60s=1)
         assert sorted(Path(p._directory.name).iterdir()) == before
+
+
+@pytest.mark.parametrize("user", ["ann", "bob", "cat", "dan"])
+def test_a_restart_before_every_partition_has_published(user: str) -> None:
+    with Pipeline(**SMALL, batches_partitions=4) as p:
+        p.click(user, "video-1")
+        p.restart()
+        assert p.seen(user) == ["video-1"]
+        p.click(user, "video-2")
+        assert p.seen(user) == ["video-2", "video-1"]
