@@ -20,6 +20,6 @@ def fingerprint(text: str) -> bytes:
 
 
 def fingerprints(texts: Iterable[str]) -> np.ndarray:
-    """uint64 [n, 2], one fingerprint a row."""
-    joined = b"".join(map(fingerprint, texts))
+    """uint64 [n, 2], one fingerprint a row. Without a line of Python per text, which would cost as much as the hash."""
+    joined = b"".join(map(xxhash.xxh3_128_digest, map(str.encode, texts)))
     return np.frombuffer(joined, dtype="<u8").reshape(-1, 2)

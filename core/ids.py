@@ -48,13 +48,11 @@ class IdMap:
         """int32 [n]: the row of each id, given one where it has none; all become the last used, in order."""
         told, rows = list(ids), self._rows
         distinct = dict.fromkeys(told)
-        for id_ in distinct:
-            if id_ not in rows:
-                rows[id_] = self._take(id_)
+        for id_ in [id_ for id_ in distinct if id_ not in rows]:
+            rows[id_] = self._take(id_)
         last = told if len(distinct) == len(told) else list(dict.fromkeys(reversed(told)))[::-1]
-        for id_ in last:
-            rows[id_] = rows.pop(id_)
-        return np.fromiter(map(rows.__getitem__, told), dtype=np.int32, count=len(told))
+        rows.update(zip(last, list(map(rows.pop, last)), strict=True))
+        return np.array(list(map(rows.__getitem__, told)), dtype=np.int32)
 
     def _take(self, id_: str) -> int:
         self.admitted += 1

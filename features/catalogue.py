@@ -1,7 +1,7 @@
 """What the user stage knows of the catalogue: the category of each item, for what a user did with it."""
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import msgspec
@@ -48,8 +48,7 @@ class Catalogue:
 
     def categories(self, item_ids: Sequence[str | None]) -> list[int]:
         """The hash of each item's category, NO_CATEGORY where none is known."""
-        get = self._of.get
-        return [get(id_, NO_CATEGORY) for id_ in item_ids]  # type: ignore[arg-type]  # None is no key
+        return list(map(self._of.get, item_ids, repeat(NO_CATEGORY)))  # type: ignore[arg-type]  # None is no key
 
     def snapshot(self, into: Snapshot) -> None:
         if self._changed or not into.link(_FILE):

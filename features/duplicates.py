@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import xxhash
 
 from core.compiled import compiled
-from core.hashing import fingerprint
 from core.ids import dense
 from features.store import Batch, ExpiringRows, StateStore
 
@@ -71,7 +71,7 @@ def _keys(users: Sequence[str], event_ids: Sequence[str | None]) -> tuple[list[b
     The length keeps ("a", "bc") apart from ("ab", "c").
     """
     texts = [f"{len(user)} {user}{event_id}" for user, event_id in zip(users, event_ids, strict=True) if event_id is not None]
-    keys, slots = dense(list(map(fingerprint, texts)))
+    keys, slots = dense(list(map(xxhash.xxh3_128_digest, map(str.encode, texts))))
     if len(texts) == len(users):
         return keys, slots
     sparse = np.full(len(users), -1, dtype=np.int64)

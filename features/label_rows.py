@@ -1,5 +1,6 @@
 """Label rows of `examples`, between the events that lead to them."""
 
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class LabelRows:
             clock_ms, ordinal: int64 [n].
             pairs: int64 [n, 2], see `pairs`.
         """
-        codes = np.fromiter((self._codes.get(name, -1) for name in rows["type"].to_list()), np.int64, rows.height)
+        codes = np.array(list(map(self._codes.get, rows["type"].to_list(), repeat(-1))), dtype=np.int64)
         named = np.flatnonzero(codes >= 0)
         request = np.zeros(rows.height, dtype=np.int64)
         if named.size:

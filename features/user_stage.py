@@ -196,8 +196,7 @@ class UserStage:
         return before
 
     def _type_codes(self, types: Sequence[str]) -> np.ndarray:
-        code_of = self._codes.get
-        return np.array([code_of(name, -1) for name in types], dtype=np.int64)
+        return np.array(list(map(self._codes.get, types, itertools.repeat(-1))), dtype=np.int64)
 
     def _examples(self, own: _Rows, keep: np.ndarray, ordinal: np.ndarray, features: np.ndarray, offset: int) -> pl.DataFrame:
         kept, index, clock_ms = pick(own.frame, keep), own.index[keep], own.clock_ms[keep]
