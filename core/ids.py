@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,9 +20,11 @@ _RESERVE = 2 * SEGMENT_ROWS  # new ids that one segment of the log can bring: a 
 
 
 class IdMap:
-    """Id -> row, in order of last use. Rows are freed only by `evict`, so that a batch never loses one half-way.
+    """Id -> row, with the order of last use. Rows are freed only by `evict`, so that a batch never loses one half-way.
 
-    State: the ids in order of last use (oldest first) with their rows, and the free rows.
+    Budget: 0.1 us an id that has a row. So the order is kept as a number per row and made only where it is asked for.
+
+    State: the ids with their rows, in which order they were last used, and the free rows.
 
     Attributes:
         admitted, evicted: ids that were given a row, and that lost it to make room, since the process started.
@@ -35,24 +38,30 @@ class IdMap:
         self._rows: dict[str, int] = {}
         self.ids: list[str | None] = []
         self._free: list[int] = []
+        self._used = np.zeros(capacity, dtype=np.int64)  # of each row: uses of all ids up to its last, 0 where it is free
+        self._uses = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def lookup(self, ids: Iterable[str]) -> np.ndarray:
         """int32 [n], -1 where the id has no row. Changes nothing."""
-        get = self._rows.get
-        return np.array([get(id_, -1) for id_ in ids], dtype=np.int32)
+        return np.array(list(map(self._rows.get, ids, repeat(-1))), dtype=np.int32)
 
     def admit(self, ids: Iterable[str]) -> np.ndarray:
         """int32 [n]: the row of each id, given one where it has none; all become the last used, in order."""
-        told, rows = list(ids), self._rows
-        distinct = dict.fromkeys(told)
-        for id_ in [id_ for id_ in distinct if id_ not in rows]:
-            rows[id_] = self._take(id_)
-        last = told if len(distinct) == len(told) else list(dict.fromkeys(reversed(told)))[::-1]
-        rows.update(zip(last, list(map(rows.pop, last)), strict=True))
-        return np.array(list(map(rows.__getitem__, told)), dtype=np.int32)
+        told = list(ids)
+        rows = self.lookup(told)
+        for at in np.flatnonzero(rows < 0).tolist():
+            rows[at] = self._row_of(told[at])
+        self._used[rows] = np.arange(self._uses + 1, self._uses + rows.size + 1)  # of an id that comes twice, the later use stands
+        self._uses += rows.size
+        return rows
+
+    def _row_of(self, id_: str) -> int:
+        if id_ not in self._rows:
+            self._rows[id_] = self._take(id_)
+        return self._rows[id_]
 
     def _take(self, id_: str) -> int:
         self.admitted += 1
@@ -69,20 +78,29 @@ class IdMap:
         """Free the row of `id_`; -1 where it has none."""
         row = self._rows.pop(id_, -1)
         if row >= 0:
-            self.ids[row] = None
+            self.ids[row], self._used[row] = None, 0
             self._free.append(row)
         return row
 
     def evict(self) -> list[tuple[str, int]]:
         """Between segments: free the rows longest unused until a segment's worth is free. Returns what went."""
         room = self.capacity - len(self._rows)
-        wanted = max(_RESERVE, self.capacity // 64) - room if room < _RESERVE else 0
-        oldest = [id_ for id_, _ in zip(self._rows, range(wanted), strict=False)]
+        if room >= _RESERVE:
+            return []
+        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room)
         self.evicted += len(oldest)
         return [(id_, self.remove(id_)) for id_ in oldest]
 
+    def _by_use(self, count: int) -> list[str]:
+        """The `count` ids longest unused, oldest first."""
+        live = np.flatnonzero(self._used)
+        if count < live.size:
+            live = live[np.argpartition(self._used[live], count)[:count]]
+        return [str(self.ids[row]) for row in live[np.argsort(self._used[live])].tolist()]
+
     def snapshot(self, into: Snapshot) -> None:
-        state = {"ids": list(self._rows), "rows": list(self._rows.values()), "free": self._free, "size": len(self.ids)}
+        rows = list(self._rows.values())
+        state = {"ids": list(self._rows), "rows": rows, "used": self._used[rows].tolist(), "free": self._free, "size": len(self.ids)}
         into.write(_FILE, msgspec.msgpack.encode(state))
 
     def restore(self, directory: Path) -> None:
@@ -91,9 +109,13 @@ class IdMap:
         self._free, self.ids = state["free"], [None] * state["size"]
         for id_, row in self._rows.items():
             self.ids[row] = id_
+        self._used = np.zeros(max(self.capacity, state["size"]), dtype=np.int64)
+        self._used[state["rows"]] = state["used"]
+        self._uses = int(self._used.max(initial=0))
 
     def digest(self) -> str:
-        return hashlib.sha256(msgspec.msgpack.encode([list(self._rows.items()), self._free])).hexdigest()
+        told = [(id_, self._rows[id_]) for id_ in self._by_use(len(self))]
+        return hashlib.sha256(msgspec.msgpack.encode([told, self._free])).hexdigest()
 
 
 def dense(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:
