@@ -14,6 +14,7 @@ import pytest
 from core.hashing import fingerprint
 from core.schemas import EVENT, ITEM, USER
 from core.stage import Examples
+from features.covisitation import Covisitation
 from features.declarations import BUCKETS, DWELL, LONG_VIEW, EntityConfig
 from features.impressions import OpenImpressions
 from features.item_stage import ItemFeatures
@@ -34,6 +35,7 @@ class Log(NamedTuple):
     items: dict[str, dict[str, object]]
     user: np.ndarray  # float32 [events, user columns]
     item: np.ndarray  # float32 [events, item columns]
+    steps: np.ndarray  # float32 [events], of the step from the user's last item
     labels: list[tuple[int, np.ndarray]]  # ordinal of the impression, what the label was given
 
 
@@ -51,13 +53,15 @@ def log(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Log:
     rows = pl.concat([record.rows for group in records for record in group], how="diagonal")
     examples = Examples(rows, 0, rows["clock_ms"].to_numpy())
     ItemFeatures(pipeline.item_config(settings)).learn_many(examples)
+    Covisitation(pipeline.covisitation_config(settings)).learn_many(examples)
     OpenImpressions(pipeline.impressions_config(settings, 1)).learn_many(examples)
     events = rows["kind"].to_numpy() == EVENT
     items = {row["item_id"]: row for row in rows.filter(kind=ITEM).iter_rows(named=True)}
     ordinals = rows["ordinal"].to_numpy()[examples.columns["label_at"]].tolist()
     labels = list(zip(ordinals, examples.columns["label_numbers"], strict=True))
     told = rows.filter(kind=EVENT)
-    return Log(told, items, told[USER].to_numpy(), examples.columns["item_features"][events], labels)
+    steps = examples.columns["steps"][events]
+    return Log(told, items, told[USER].to_numpy(), examples.columns["item_features"][events], steps, labels)
 
 
 def disordered(messages: list[Message]) -> list[Message]:
@@ -240,7 +244,7 @@ def test_a_label_has_the_columns_of_its_impression(log: Log) -> None:
     of = {ordinal: at for at, ordinal in enumerate(log.events["ordinal"].to_list())}
     assert len(log.labels) > 5_000
     for ordinal, numbers in log.labels:
-        np.testing.assert_array_equal(numbers, np.concatenate([log.user[of[ordinal]], log.item[of[ordinal]]]))
+        np.testing.assert_array_equal(numbers, np.concatenate([log.user[of[ordinal]], log.item[of[ordinal]], log.steps[[of[ordinal]]]]))
 
 
 def test_the_log_has_what_could_go_wrong(log: Log) -> None:
