@@ -156,3 +156,23 @@ class Learner(Protocol):
     def restore(self, directory: Path) -> None: ...
 
     def digest(self) -> str: ...
+
+
+class Silent:
+    """What a part is that only adds columns, or only measures: it has no ids, scores nothing, publishes nothing and never grows."""
+
+    publishes = False
+    tables: Mapping[str, IdMap] = {}
+
+    def maintain(self, ordinal: int, clock_ms: int) -> None:
+        """Nothing to make room for."""
+
+    def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
+        """float32 [len(item_ids)], NaN."""
+        return np.full(len(item_ids), np.nan, dtype=np.float32)
+
+    def touched(self) -> dict[str, pl.DataFrame]:
+        return {}
+
+    def touch_next(self, rows: int) -> bool:
+        return True

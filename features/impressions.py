@@ -5,23 +5,20 @@ label      -> the ring at its impression's ordinal -> label_at, label_numbers, l
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import polars as pl
 
 from core.compiled import compiled
 from core.errors import SettingsError
 from core.hashing import fingerprints
-from core.ids import IdMap
 from core.rows import CHUNK_BITS, CHUNK_ROWS, Rows
 from core.schemas import EVENT, LABEL, USER
 from core.snapshot import Snapshot, check_identity
-from core.stage import Examples
+from core.stage import Examples, Silent
 
 CATEGORIES = ("user_id", "item_id")
 _STATE = "impressions.json"
@@ -142,7 +139,7 @@ def follow(
             into.numbers[label[i]], into.categories[label[i]] = ring.numbers[row], ring.categories[row]
 
 
-class OpenImpressions:
+class OpenImpressions(Silent):
     """Gives every label row the features of its impression.
 
     In: `examples`, with `item_features`. Adds, of the m label rows whose impression is known, `label_at` int64 [m], their places;
@@ -152,7 +149,6 @@ class OpenImpressions:
     """
 
     name = "impressions"
-    publishes = False
 
     def __init__(self, config: ImpressionsConfig) -> None:
         self.config = config
@@ -192,9 +188,10 @@ class OpenImpressions:
         label[labels] = np.arange(labels.size)
         categories, item = self._categories(examples, opens), self._of_item(examples)
         for index in np.unique(upstream[rows]).tolist():
-            self._rings[group][index].follow(
-                rows[upstream[rows] == index], label, examples.numbers("ordinal"), examples.numbers(USER), item, categories, found
-            )
+            follow(
+                self._rings[group][index].ring, self.config.max_open, rows[upstream[rows] == index], label, examples.numbers("ordinal"),
+                examples.numbers(USER), item, categories, found,
+            )  # fmt: skip
 
     def _categories(self, examples: Examples, opens: np.ndarray) -> np.ndarray:
         """int64 [n, categories]: hashes of the ids of impressions, zeros elsewhere."""
@@ -209,14 +206,6 @@ class OpenImpressions:
         item = examples.columns["item_features"]
         return np.column_stack([item, examples.columns["steps"]]) if self.config.steps else item
 
-    def maintain(self, ordinal: int, clock_ms: int) -> None:
-        """Nothing grows."""
-
-    @property
-    def tables(self) -> Mapping[str, IdMap]:
-        """No ids have rows here."""
-        return {}
-
     @property
     def kept(self) -> int:
         """Impressions held."""
@@ -225,17 +214,6 @@ class OpenImpressions:
     @property
     def _all(self) -> list["_UpstreamRing"]:
         return [ring for group in self._rings for ring in group]
-
-    def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
-        """NaN: it knows nothing of items."""
-        return np.full(len(item_ids), np.nan, dtype=np.float32)
-
-    def touched(self) -> dict[str, pl.DataFrame]:
-        """Nothing is published."""
-        return {}
-
-    def touch_next(self, rows: int) -> bool:
-        return True
 
     def snapshot(self, into: Snapshot) -> None:
         """The chunks of impressions (linked where unchanged), and the counts as JSON."""
@@ -273,18 +251,6 @@ class _UpstreamRing:
     @property
     def used(self) -> int:
         return min(int(self.ring.opened[0]), self._size)
-
-    def follow(
-        self,
-        at: np.ndarray,
-        label: np.ndarray,
-        ordinal: np.ndarray,
-        user: np.ndarray,
-        item: np.ndarray,
-        categories: np.ndarray,
-        into: Found,
-    ) -> None:
-        follow(self.ring, self._size, at, label, ordinal, user, item, categories, into)
 
     def digest(self) -> str:
         return f"{self.ring.opened[0]} {self.rows.digest(np.arange(self.used))}"

@@ -38,7 +38,6 @@ class Emitted(NamedTuple):
     ordinal: np.ndarray  # int64 [m], of the impression
     ts_ms: np.ndarray  # int64 [m], event time of the emission
     delay_ms: np.ndarray  # int64 [m], from the impression to there
-    last: np.ndarray  # bool [m], no further row of this impression and label comes
 
 
 class LabelJoin:
@@ -54,8 +53,6 @@ class LabelJoin:
 
     Of impressions it says: opened; expired, negative for good; capped, undecided when its place was needed, which ends it without a row.
     A positive one whose place is needed stays matched and tells no more. opened = matched + expired + capped + open.
-
-    vanilla, fnw and fnc tell nothing when a label expires: whoever keeps an impression until its `last` row must drop these by age.
 
     State: per label a ring of `max_open` impressions, decided ones included, of 49 bytes each; an index of 24 bytes each, with chains by
     pair and a heap of timers, is rebuilt. Budget: below 1.5 us per event that a label names, O(log open) and the length of the pair's
@@ -76,10 +73,10 @@ class LabelJoin:
         whole = JoinRows(*(np.ascontiguousarray(column, dtype=np.int64) for column in rows))
         told = [label.take(whole) for label in self._labels]
         sizes = [columns[0].size for columns in told]
-        turn, kind, ordinal, ts_ms, delay_ms, last = (np.concatenate(column) for column in zip(*told, strict=True))
+        turn, kind, ordinal, ts_ms, delay_ms = (np.concatenate(column) for column in zip(*told, strict=True))
         order = merge(turn, ts_ms, ordinal, np.cumsum([0, *sizes]))
         label = np.repeat(np.arange(len(told)), sizes)
-        return Emitted(*(column[order] for column in (turn // 2, (turn - 1) // 2, label, kind, ordinal, ts_ms, delay_ms, last)))
+        return Emitted(*(column[order] for column in (turn // 2, (turn - 1) // 2, label, kind, ordinal, ts_ms, delay_ms)))
 
     @property
     def outcomes(self) -> dict[str, dict[str, int]]:
@@ -168,7 +165,7 @@ class _Label:
 
 def _buffer() -> Buffer:
     turn, kind, ordinal, ts_ms, delay_ms = (np.empty(PART_ROWS, dtype=np.int64) for _ in range(5))
-    return Buffer(turn, kind, ordinal, ts_ms, delay_ms, np.empty(PART_ROWS, dtype=np.bool_), np.zeros(1, dtype=np.int64))
+    return Buffer(turn, kind, ordinal, ts_ms, delay_ms, np.zeros(1, dtype=np.int64))
 
 
 def _directory(index: int) -> str:

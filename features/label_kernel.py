@@ -78,7 +78,6 @@ class Buffer(NamedTuple):
     ordinal: np.ndarray  # int64 [room]
     ts_ms: np.ndarray  # int64 [room]
     delay_ms: np.ndarray  # int64 [room]
-    last: np.ndarray  # bool [room]
     held: np.ndarray  # int64 [1], rows in use
 
 
@@ -241,10 +240,10 @@ def find(ring: Ring, rule: Rule, rows: JoinRows, i: int, role: int) -> tuple[int
 
 
 @compiled
-def emit(ring: Ring, row: int, turn: int, kind: int, ts_ms: int, last: bool, into: Buffer) -> None:
+def emit(ring: Ring, row: int, turn: int, kind: int, ts_ms: int, into: Buffer) -> None:
     at = into.held[0]
     into.turn[at], into.kind[at], into.ordinal[at], into.ts_ms[at] = turn, kind, ring.ordinal[row], ts_ms
-    into.delay_ms[at], into.last[at] = ts_ms - ring.ts_ms[row], last
+    into.delay_ms[at] = ts_ms - ring.ts_ms[row]
     into.held[0] = at + 1
 
 
@@ -254,7 +253,7 @@ def run_out(ring: Ring, rule: Rule, i: int, into: Buffer) -> None:
     row, due_ms = ring.timers.row[0], ring.timers.due_ms[0]
     kind, state = rule.kinds[ring.state[row]], rule.nexts[ring.state[row]]
     if kind != NO_ROW:
-        emit(ring, row, 2 * i + 1, kind, due_ms, state >= OVER_POSITIVE, into)
+        emit(ring, row, 2 * i + 1, kind, due_ms, into)
     move(ring, rule, row, state)
 
 
@@ -270,7 +269,7 @@ def open_row(ring: Ring, rule: Rule, rows: JoinRows, i: int, into: Buffer) -> No
     link(ring, row)
     move(ring, rule, row, rule.start)
     if rule.start == TOLD:
-        emit(ring, row, 2 * (i + 1), NEGATIVE, rows.ts_ms[i], False, into)
+        emit(ring, row, 2 * (i + 1), NEGATIVE, rows.ts_ms[i], into)
 
 
 @compiled
@@ -283,7 +282,7 @@ def decide(ring: Ring, rule: Rule, rows: JoinRows, i: int, into: Buffer) -> None
     ring.counts[MATCHED] += 1
     ring.event_ms[row] = rows.ts_ms[i]
     if ring.state[row] == TOLD:
-        emit(ring, row, 2 * (i + 1), LATE, rows.ts_ms[i], rule.after_late >= OVER_POSITIVE, into)
+        emit(ring, row, 2 * (i + 1), LATE, rows.ts_ms[i], into)
         move(ring, rule, row, rule.after_late)
     else:
         move(ring, rule, row, IN_TIME if rows.ts_ms[i] - ring.ts_ms[row] <= rule.in_time_ms else AHEAD)

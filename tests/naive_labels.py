@@ -38,7 +38,6 @@ class Told(NamedTuple):
     ordinal: int
     ts_ms: int
     delay_ms: int
-    last: bool
 
 
 @dataclass
@@ -112,7 +111,7 @@ class NaiveLabel:
         if owed.kind is None:
             return []
         of.told.append(owed.kind)
-        return [Told(at, at, label, owed.kind, of.ordinal, owed.due_ms, owed.due_ms - of.ts_ms, owed.last)]
+        return [Told(at, at, label, owed.kind, of.ordinal, owed.due_ms, owed.due_ms - of.ts_ms)]
 
     def due(self, clock_ms: int) -> tuple[int, int, Impression, Owed] | None:
         """The first that has something to tell by then: due time, ordinal."""
@@ -142,7 +141,7 @@ class NaiveLabel:
         if self.policy not in EARLY:
             return []
         one.told.append("negative")
-        return [Told(at, at - 1, label, "negative", row.ordinal, row.ts_ms, 0, False)]
+        return [Told(at, at - 1, label, "negative", row.ordinal, row.ts_ms, 0)]
 
     def positive(self, row: Row, at: int, label: int) -> list[Told]:
         match, newest = self.found(row, positive=True)
@@ -156,7 +155,7 @@ class NaiveLabel:
             return []
         match.told.append("late")
         match.over = self.policy not in MATURING
-        return [Told(at, at - 1, label, "late", match.ordinal, row.ts_ms, row.ts_ms - match.ts_ms, match.over)]
+        return [Told(at, at - 1, label, "late", match.ordinal, row.ts_ms, row.ts_ms - match.ts_ms)]
 
     def found(self, row: Row, positive: bool) -> tuple[Impression | None, Impression | None]:
         """The impression that the event decides, and the newest one that it could belong to."""

@@ -1,16 +1,13 @@
 """The part of the learner stage that learns labels: from label rows of `examples`, with the features of their impressions."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import polars as pl
 
-from core.ids import IdMap
 from core.snapshot import Snapshot
-from core.stage import Examples
+from core.stage import Examples, Silent
 from learners.labels.buckets import ABSENT
 from learners.labels.config import LogisticConfig
 from learners.labels.model import OnlineLogistic
@@ -19,7 +16,7 @@ _STATE, _MODEL = "learner.json", "model"
 _FIELD_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: equal hashes of two fields fall into two buckets
 
 
-class LabelLearner:
+class LabelLearner(Silent):
     """An online logistic regression per label, on what was known at the impression.
 
     In: `examples` with `label_at`, `label_numbers` and `label_categories`; numbers count as log(1 + x), negative ones and NaN as 0.
@@ -28,7 +25,6 @@ class LabelLearner:
     """
 
     name = "labels"
-    publishes = False
 
     def __init__(self, config: LogisticConfig) -> None:
         self.config = config
@@ -54,25 +50,6 @@ class LabelLearner:
         fields = np.arange(1, hashes.shape[1] + 1, dtype=np.uint64) * _FIELD_FACTOR
         mixed = (hashes.view(np.uint64) ^ (fields + np.uint64(self.config.seed))) & np.uint64(self.config.buckets - 1)
         return np.where(hashes == 0, ABSENT, mixed.astype(np.int64))
-
-    def maintain(self, ordinal: int, clock_ms: int) -> None:
-        """Nothing grows."""
-
-    @property
-    def tables(self) -> Mapping[str, IdMap]:
-        """No ids have rows here: they are hashed."""
-        return {}
-
-    def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
-        """NaN: a pair that was not shown has no features."""
-        return np.full(len(item_ids), np.nan, dtype=np.float32)
-
-    def touched(self) -> dict[str, pl.DataFrame]:
-        """Nothing is published."""
-        return {}
-
-    def touch_next(self, rows: int) -> bool:
-        return True
 
     def snapshot(self, into: Snapshot) -> None:
         into.write(_STATE, msgspec.json.encode({"unknown": self.unknown}))
