@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from core.errors import SettingsError
+from evaluation.world.checks import check_numbers
 
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
@@ -81,15 +82,7 @@ class ClickWorld:
     horizon_hours: float = 24.0
 
     def __post_init__(self) -> None:
-        for name, least in {**_LEAST, **dict.fromkeys(_NOT_NEGATIVE, 0)}.items():
-            if getattr(self, name) < least:
-                raise SettingsError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"`{name}` must be above 0, got {getattr(self, name)}")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"`{name}` must be in 0..1, got {getattr(self, name)}")
+        check_numbers(self, {**_LEAST, **dict.fromkeys(_NOT_NEGATIVE, 0)}, _POSITIVE, _SHARES)
         if not self.delay_scales_hours or min(self.delay_scales_hours) <= 0:
             raise SettingsError(f"`delay_scales_hours` must be above 0, got {self.delay_scales_hours}")
         if not 0 < self.least_life_hours <= self.most_life_hours:

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 
 from core.errors import SettingsError
+from evaluation.world.checks import check_numbers
 
 FORMAT = 1
 FILE = "world.json"
@@ -79,15 +80,7 @@ class WorldConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bot_click: float = 0.9
 
     def __post_init__(self) -> None:
-        for name, least in {**_LEAST, **dict.fromkeys(_NOT_NEGATIVE, 0)}.items():
-            if getattr(self, name) < least:
-                raise SettingsError(f"`{name}` must be at least {least}, got {getattr(self, name)}")
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise SettingsError(f"`{name}` must be above 0, got {getattr(self, name)}")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"`{name}` must be in 0..1, got {getattr(self, name)}")
+        check_numbers(self, {**_LEAST, **dict.fromkeys(_NOT_NEGATIVE, 0)}, _POSITIVE, _SHARES)
         if min(self.conversion_scales_hours) <= 0:
             raise SettingsError(f"`conversion_scales_hours` must be above 0, got {self.conversion_scales_hours}")
         if self.page > min(self.items, MOST_PLACES):
