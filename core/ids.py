@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -19,30 +19,97 @@ _FILE = "ids.msgpack"
 _RESERVE = 2 * SEGMENT_ROWS  # new ids that one segment of the log can bring: a user and an item a row
 
 
-class IdMap:
-    """Id -> row, with the order of last use. Rows are freed only by `evict`, so that a batch never loses one half-way.
+class RowTable:
+    """Rows given out, in order of last use. They are taken back between segments only, so that a batch never loses one half-way.
 
-    Budget: 0.1 us an id that has a row. So the order is kept as a number per row and made only where it is asked for.
+    Budget: a use is a number per row; the order is made where it is asked for.
 
-    State: the ids with their rows, in which order they were last used, and the free rows.
+    State: the free rows, and the order of the others.
 
     Attributes:
-        admitted, evicted: ids that were given a row, and that lost it to make room, since the process started.
+        size: rows ever given out.
+        admitted, evicted: how many were given out, and taken back to make room, since the process started.
     """
 
     def __init__(self, capacity: int) -> None:
         if capacity < 4 * _RESERVE:
             raise SettingsError(f"a table needs at least {4 * _RESERVE} rows, got {capacity}")
         self.capacity = capacity
-        self.admitted = self.evicted = 0
-        self._rows: dict[str, int] = {}
-        self.ids: list[str | None] = []
+        self.size = self.admitted = self.evicted = 0
         self._free: list[int] = []
-        self._used = np.zeros(capacity, dtype=np.int64)  # of each row: uses of all ids up to its last, 0 where it is free
+        self._used = np.zeros(capacity, dtype=np.int64)  # of each row: uses of all rows up to its last, 0 where it is free
         self._uses = 0
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self.size - len(self._free)
+
+    def _take(self) -> int:
+        """A free row."""
+        if not self._free and self.size == self.capacity:
+            raise SettingsError(f"all {self.capacity} rows are taken inside one segment; raise the table's capacity")
+        self.admitted += 1
+        if self._free:
+            return self._free.pop()
+        self.size += 1
+        return self.size - 1
+
+    def _use(self, rows: np.ndarray) -> None:
+        """These, [n], become the last used, in order; of one that comes twice, the later use stands."""
+        self._used[rows] = np.arange(self._uses + 1, self._uses + rows.size + 1)
+        self._uses += rows.size
+
+    def _take_back(self, row: int) -> None:
+        """Take it back."""
+        self._used[row] = 0
+        self._free.append(row)
+
+    def _surplus(self) -> list[int]:
+        """Between segments: the rows longest unused, oldest first, without which a segment's worth is free. They count as evicted."""
+        room = self.capacity - len(self)
+        if room >= _RESERVE:
+            return []
+        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room)
+        self.evicted += len(oldest)
+        return oldest
+
+    def _by_use(self, count: int) -> list[int]:
+        """The `count` rows longest unused, oldest first."""
+        live = np.flatnonzero(self._used)
+        if count < live.size:
+            live = live[np.argpartition(self._used[live], count)[:count]]
+        rows: list[int] = live[np.argsort(self._used[live])].tolist()
+        return rows
+
+    def _order(self) -> dict[str, Any]:
+        """The state, for MessagePack."""
+        return {"size": self.size, "free": self._free, "used": self._used[: self.size].tobytes()}
+
+    def _restore_order(self, state: dict[str, Any]) -> None:
+        self.size, self._free = state["size"], state["free"]
+        self._used = np.zeros(max(self.capacity, self.size), dtype=np.int64)
+        self._used[: self.size] = np.frombuffer(state["used"], dtype="<i8")
+        self._uses = int(self._used.max(initial=0))
+
+    def _digested(self) -> list[Any]:
+        """What makes two states the same."""
+        return [self._by_use(len(self)), self._free]
+
+
+class IdMap(RowTable):
+    """Id -> row, with the order of last use. Rows are freed only by `remove` and `evict`.
+
+    Budget: 0.1 us an id that has a row.
+
+    State: the ids with their rows, and what `RowTable` has.
+
+    Attributes:
+        ids: of every row ever given out; None where it is free.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._rows: dict[str, int] = {}
+        self.ids: list[str | None] = []
 
     def lookup(self, ids: Iterable[str]) -> np.ndarray:
         """int32 [n], -1 where the id has no row. Changes nothing."""
@@ -54,68 +121,40 @@ class IdMap:
         rows = self.lookup(told)
         for at in np.flatnonzero(rows < 0).tolist():
             rows[at] = self._row_of(told[at])
-        self._used[rows] = np.arange(self._uses + 1, self._uses + rows.size + 1)  # of an id that comes twice, the later use stands
-        self._uses += rows.size
+        self._use(rows)
         return rows
 
     def _row_of(self, id_: str) -> int:
         if id_ not in self._rows:
-            self._rows[id_] = self._take(id_)
+            row = self._take()
+            self.ids[row : row + 1] = [id_]
+            self._rows[id_] = row
         return self._rows[id_]
-
-    def _take(self, id_: str) -> int:
-        self.admitted += 1
-        if self._free:
-            row = self._free.pop()
-            self.ids[row] = id_
-            return row
-        if len(self.ids) == self.capacity:
-            raise SettingsError(f"all {self.capacity} rows are taken inside one segment; raise the table's capacity")
-        self.ids.append(id_)
-        return len(self.ids) - 1
 
     def remove(self, id_: str) -> int:
         """Free the row of `id_`; -1 where it has none."""
         row = self._rows.pop(id_, -1)
         if row >= 0:
-            self.ids[row], self._used[row] = None, 0
-            self._free.append(row)
+            self.ids[row] = None
+            self._take_back(row)
         return row
 
     def evict(self) -> list[tuple[str, int]]:
         """Between segments: free the rows longest unused until a segment's worth is free. Returns what went."""
-        room = self.capacity - len(self._rows)
-        if room >= _RESERVE:
-            return []
-        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room)
-        self.evicted += len(oldest)
-        return [(id_, self.remove(id_)) for id_ in oldest]
-
-    def _by_use(self, count: int) -> list[str]:
-        """The `count` ids longest unused, oldest first."""
-        live = np.flatnonzero(self._used)
-        if count < live.size:
-            live = live[np.argpartition(self._used[live], count)[:count]]
-        return [str(self.ids[row]) for row in live[np.argsort(self._used[live])].tolist()]
+        gone = [str(self.ids[row]) for row in self._surplus()]
+        return [(id_, self.remove(id_)) for id_ in gone]
 
     def snapshot(self, into: Snapshot) -> None:
-        rows = list(self._rows.values())
-        state = {"ids": list(self._rows), "rows": rows, "used": self._used[rows].tolist(), "free": self._free, "size": len(self.ids)}
-        into.write(_FILE, msgspec.msgpack.encode(state))
+        into.write(_FILE, msgspec.msgpack.encode({"ids": self.ids, **self._order()}))
 
     def restore(self, directory: Path) -> None:
         state = msgspec.msgpack.decode((directory / _FILE).read_bytes())
-        self._rows = dict(zip(state["ids"], state["rows"], strict=True))
-        self._free, self.ids = state["free"], [None] * state["size"]
-        for id_, row in self._rows.items():
-            self.ids[row] = id_
-        self._used = np.zeros(max(self.capacity, state["size"]), dtype=np.int64)
-        self._used[state["rows"]] = state["used"]
-        self._uses = int(self._used.max(initial=0))
+        self._restore_order(state)
+        self.ids = state["ids"]
+        self._rows = {id_: row for row, id_ in enumerate(self.ids) if id_ is not None}
 
     def digest(self) -> str:
-        told = [(id_, self._rows[id_]) for id_ in self._by_use(len(self))]
-        return hashlib.sha256(msgspec.msgpack.encode([told, self._free])).hexdigest()
+        return hashlib.sha256(msgspec.msgpack.encode([self.ids, self._digested()])).hexdigest()
 
 
 def dense(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:

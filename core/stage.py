@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from core.ids import IdMap
+from core.hashing import fingerprints
+from core.ids import RowTable
 from core.schemas import ITEM
 from core.snapshot import Snapshot
 
@@ -102,6 +103,10 @@ class Examples:
         """bool [n]: where a column of strings has one."""
         return self.derived(f"there.{column}", column, _there)
 
+    def fingerprints(self, column: str) -> np.ndarray:
+        """int64 [n, 2]: the fingerprint of each string of a column, zeros where there is none."""
+        return self.derived(f"fingerprints.{column}", column, _fingerprints)
+
     def removals(self) -> list[int]:
         """Places of the rows that remove a catalogue item."""
         items = np.flatnonzero(self.numbers("kind") == ITEM).tolist()
@@ -126,6 +131,13 @@ def _there(texts: Sequence[Any]) -> np.ndarray:
     return np.fromiter((text is not None for text in texts), np.bool_, len(texts))
 
 
+def _fingerprints(texts: Sequence[Any]) -> np.ndarray:
+    there = _there(texts)
+    found = np.zeros((there.size, 2), dtype=np.int64)
+    found[there] = fingerprints(text for text in texts if text is not None).view(np.int64)
+    return found
+
+
 class Learner(Protocol):
     """One part of the learner stage. Parts run in a fixed order and may read what earlier ones added to `examples.columns`."""
 
@@ -133,7 +145,7 @@ class Learner(Protocol):
     publishes: bool  # whether `touched` ever tells anything
 
     @property
-    def tables(self) -> Mapping[str, IdMap]:
+    def tables(self) -> Mapping[str, RowTable]:
         """The ids that it has rows for, by kind: "users", "items"."""
 
     def learn_many(self, examples: Examples) -> None:
@@ -162,7 +174,7 @@ class Silent:
     """What a part is that only adds columns, or only measures: it has no ids, scores nothing, publishes nothing and never grows."""
 
     publishes = False
-    tables: Mapping[str, IdMap] = {}
+    tables: Mapping[str, RowTable] = {}
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Nothing to make room for."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
@@ -16,8 +16,10 @@ import polars as pl
 
 from core.clock import MS, UNSET, effective_ms
 from core.errors import SettingsError, SnapshotError
+from core.fingerprint_map import FingerprintMap
 from core.frames import from_columns
-from core.ids import IdMap
+from core.hashing import fingerprints
+from core.ids import IdMap, RowTable
 from core.rounds import Rounds
 from core.rows import CHUNK_ROWS, Rows
 from core.schemas import DELTA_BASE, EVENT_TYPES
@@ -71,11 +73,15 @@ class CovisitationConfig:
         return settings
 
 
-class Side:
+Ids = TypeVar("Ids", IdMap, FingerprintMap)
+
+
+class Side(Generic[Ids]):
     """Ids and rows of the users, or of the items. State: the id map and every array of the rows."""
 
-    def __init__(self, capacity: int, fields: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-        self.ids, self.rows = IdMap(capacity), Rows(capacity, fields)
+    def __init__(self, ids: Ids, fields: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        self.ids: Ids = ids
+        self.rows = Rows(ids.capacity, fields)
 
     def clear(self, row: int) -> None:
         for array in self.rows.arrays.values():
@@ -84,17 +90,17 @@ class Side:
 
     def snapshot(self, into: Snapshot) -> None:
         self.ids.snapshot(into)
-        self.rows.snapshot(into, len(self.ids.ids))
+        self.rows.snapshot(into, self.ids.size)
 
     def restore(self, directory: Path, setting: str) -> None:
         """`setting`: what the user sets the capacity by, for the error."""
         self.ids.restore(directory)
-        if len(self.ids.ids) > self.ids.capacity:
-            raise SnapshotError(f"the checkpoint has {len(self.ids.ids)} rows; raise `{setting}` from {self.ids.capacity}")
+        if self.ids.size > self.ids.capacity:
+            raise SnapshotError(f"the checkpoint has {self.ids.size} rows; raise `{setting}` from {self.ids.capacity}")
         self.rows.restore(directory)
 
     def digest(self) -> str:
-        return f"{self.ids.digest()} {self.rows.digest(np.arange(len(self.ids.ids)))}"
+        return f"{self.ids.digest()} {self.rows.digest(np.arange(self.ids.size))}"
 
 
 class Covisitation:
@@ -122,8 +128,10 @@ class Covisitation:
         self._rule = StepRule(config.session_gap_seconds * MS, self._half_life_ms, config.both_ways)
         k = config.neighbours
         slots = {"neighbour": ("<i4", (k,)), "met": ("<i4", (k,)), "score": ("<f8", (k,))}
-        self.users = Side(config.user_capacity, {"item": ("<i4", ()), "met": ("<i4", ()), "ms": ("<i8", ())})
-        self.items = Side(config.item_capacity, {**slots, "generation": ("<i4", ()), "version": ("<i8", ()), "event_ms": ("<i8", ())})
+        self.users = Side(FingerprintMap(config.user_capacity), {"item": ("<i4", ()), "met": ("<i4", ()), "ms": ("<i8", ())})
+        self.items = Side(
+            IdMap(config.item_capacity), {**slots, "generation": ("<i4", ()), "version": ("<i8", ()), "event_ms": ("<i8", ())}
+        )
         self._lasts = Lasts(**self.users.rows.arrays, dirty=self.users.rows.dirty)
         touched = np.zeros(config.item_capacity, dtype=np.bool_)
         self._steps = Steps(**self.items.rows.arrays, touched=touched, dirty=self.items.rows.dirty)
@@ -148,16 +156,16 @@ class Covisitation:
 
     def _learn(self, examples: Examples, before: np.ndarray) -> None:
         """Learn n rows without a removal among them; fills `before`, float32 [n]."""
-        users, items = examples.texts("user_id"), examples.texts("item_id")
+        users, items = examples.fingerprints("user_id"), examples.texts("item_id")
         named = np.flatnonzero(examples.there("user_id") & examples.there("item_id"))
         if not named.size:
             return
         if named.size < len(examples):
-            users, items = [users[at] for at in named.tolist()], [items[at] for at in named.tolist()]
+            users, items = users[named], [items[at] for at in named.tolist()]
         counted = examples.derived("covisitation.counted", "type", self._counted)[named]
         ts_ms = effective_ms(examples.numbers("ts_ms")[named], examples.numbers("clock_ms")[named], self.config.future_seconds * MS)
         version, fresh = named + (examples.first_ordinal + 1), np.empty(2 * named.size, dtype=np.int32)
-        rows = StepRows(_rows(self.users.ids, users, counted), _rows(self.items.ids, items, counted), counted, ts_ms, version)
+        rows = StepRows(_user_rows(self.users.ids, users, counted), _item_rows(self.items.ids, items, counted), counted, ts_ms, version)
         found = np.zeros(named.size, dtype=np.float32)
         count = learn_steps(self._rule, rows, self._lasts, self._steps, fresh, found)
         before[named] = found
@@ -179,13 +187,13 @@ class Covisitation:
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Between segments: the users and items longest unused lose their rows, so that a segment's worth is free."""
-        for _, row in self.users.ids.evict():
+        for row in self.users.ids.evict():
             self.users.clear(row)
         for id_, row in self.items.ids.evict():
             self._forget(id_, row, ordinal)
 
     @property
-    def tables(self) -> dict[str, IdMap]:
+    def tables(self) -> dict[str, RowTable]:
         """The ids with rows: "users" and "items"."""
         return {"users": self.users.ids, "items": self.items.ids}
 
@@ -210,7 +218,7 @@ class Covisitation:
     def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
         """float32 [n]: log2 of the count of steps from the user's last item to each, decayed to the clock; NaN where there is none."""
         unknown = np.full(len(item_ids), np.nan, dtype=np.float32)
-        user = self.users.ids.lookup([user_id])[0]
+        user = self.users.ids.lookup(fingerprints([user_id]).view(np.int64).copy())[0]
         at, of = self._lasts.item[user], self._steps
         if user < 0 or self._lasts.met[user] != of.generation[at] + 1:
             return unknown
@@ -252,7 +260,7 @@ class Covisitation:
 
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`; of the items that ever had a step."""
-        span, ended = self.rounds.take(rows, len(self.items.ids.ids))
+        span, ended = self.rounds.take(rows, self.items.ids.size)
         told = np.flatnonzero(self._steps.version[span]) + span.start
         self._touched.update(dict.fromkeys(told.tolist()))
         return ended
@@ -283,13 +291,21 @@ class Covisitation:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _rows(ids: IdMap, names: Sequence[str], counted: np.ndarray) -> np.ndarray:
+def _item_rows(ids: IdMap, names: Sequence[str], counted: np.ndarray) -> np.ndarray:
     """int32 [n]: the row of each name; counted ones are given one where they have none, of the others -1."""
     if counted.all():
         return ids.admit(names)
     rows = np.empty(counted.size, dtype=np.int32)
     rows[counted] = ids.admit(compress(names, counted.tolist()))
     rows[~counted] = ids.lookup(compress(names, (~counted).tolist()))
+    return rows
+
+
+def _user_rows(ids: FingerprintMap, keys: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """As for items, of int64 [n, 2] keys."""
+    rows = np.empty(counted.size, dtype=np.int32)
+    rows[counted] = ids.admit(keys[counted])
+    rows[~counted] = ids.lookup(keys[~counted])
     return rows
 
 

@@ -1,79 +1,137 @@
 """Events seen before: an event id of a user counts once within a horizon of event time."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
 from core.compiled import compiled
-from core.ids import dense
+from core.hashing import FINGERPRINT_BYTES
 from features.store import Batch, ExpiringRows, StateStore
 
 FAMILY = "seen"
-NEVER = bytes(8)
+RECENT_IDS = 1 << 16  # in memory, then written at once and in order, at a third of what one by one costs
+_NEVER = bytes(8)
+
+
+class Seen(NamedTuple):
+    """When ids were last accepted, in a hash table at most half full."""
+
+    key: np.ndarray  # int64 [2^k, 2]
+    ms: np.ndarray  # int64 [2^k], 0 where the place is empty
+    held: np.ndarray  # int64 [1], how many
+
+
+def room_for(ids: int) -> Seen:
+    """An empty table."""
+    size = 1 << (2 * ids - 1).bit_length()
+    return Seen(np.zeros((size, 2), dtype=np.int64), np.zeros(size, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
 @compiled
-def mark_repeats(slots: np.ndarray, now_ms: np.ndarray, horizon_ms: int, seen_ms: np.ndarray, repeats: np.ndarray) -> None:
+def place_of(seen: Seen, high: int, low: int) -> int:
+    """Where the key is, or would be."""
+    mask: int = seen.ms.shape[0] - 1
+    at = low & mask
+    while seen.ms[at] and (seen.key[at, 0] != high or seen.key[at, 1] != low):
+        at = (at + 1) & mask
+    return at
+
+
+@compiled
+def find(seen: Seen, keys: np.ndarray, ms: np.ndarray) -> None:
+    """Fill `ms`, int64 [n], for int64 [n, 2] keys; 0 of one that is not there."""
+    for i in range(keys.shape[0]):
+        ms[i] = seen.ms[place_of(seen, keys[i, 0], keys[i, 1])]
+
+
+@compiled
+def mark_repeats(seen: Seen, keys: np.ndarray, known_ms: np.ndarray, now_ms: np.ndarray, horizon_ms: int, repeats: np.ndarray) -> None:
     """Row by row: repeated when its id was seen less than `horizon_ms` before, else seen now.
 
     Args:
-        slots: int64 [n], index of each row's id in `seen_ms`, -1 where it has none.
-        now_ms: int64 [n], time at each row, never falling.
-        seen_ms: int64 [ids], when each id was last accepted, 0 for never. Updated.
+        seen: with room for n ids. Updated.
+        keys: int64 [n, 2], of each row's id.
+        known_ms: int64 [n], when an id that is not in `seen` was last accepted, 0 for never.
+        now_ms: int64 [n], time at each row, never falling, above 0.
         repeats: bool [n]. Filled.
     """
-    for i in range(slots.shape[0]):
-        slot = slots[i]
-        repeats[i] = slot >= 0 and seen_ms[slot] > 0 and now_ms[i] - seen_ms[slot] < horizon_ms
-        if slot >= 0 and not repeats[i]:
-            seen_ms[slot] = now_ms[i]
+    for i in range(keys.shape[0]):
+        at = place_of(seen, keys[i, 0], keys[i, 1])
+        seen_ms = seen.ms[at] if seen.ms[at] else known_ms[i]
+        repeats[i] = seen_ms > 0 and now_ms[i] - seen_ms < horizon_ms
+        if not repeats[i]:
+            seen.held[0] += seen.ms[at] == 0
+            seen.key[at, 0], seen.key[at, 1], seen.ms[at] = keys[i, 0], keys[i, 1], now_ms[i]
 
 
 class Duplicates:
     """The event ids of the last `horizon_ms` of event time.
 
     In: rows in log order. Out: which of them repeat an id of the same user. State: fingerprint of (user, event id) -> int64 ms of the
-    row that was accepted. The user is part of the key, or the answer would depend on which users share a partition.
+    row that was accepted. The user is part of the key, or the answer would depend on which users share a partition. What was accepted
+    since the last `flush` is in memory alone.
     """
 
     def __init__(self, store: StateStore, horizon_ms: int) -> None:
         self.rows = ExpiringRows(store, FAMILY, horizon_ms)
         self._horizon_ms = horizon_ms
+        self._seen = room_for(RECENT_IDS)
 
-    def mark(self, users: Sequence[str], event_ids: Sequence[str | None], now_ms: np.ndarray, before_ms: int, batch: Batch) -> np.ndarray:
-        """bool [n]: the rows to drop. What is seen first goes into `batch`.
+    def mark(self, users: Sequence[str], event_ids: Sequence[str | None], now_ms: np.ndarray, before_ms: int) -> np.ndarray:
+        """bool [n]: the rows to drop.
 
         Args:
             users: n user ids.
             event_ids: n event ids; None is never a duplicate.
             now_ms: int64 [n], time at each row.
             before_ms: the time at the last row before these.
-            batch: of the store.
         """
-        keys, slots = _keys(users, event_ids)
-        loaded_ms = np.frombuffer(b"".join([value or NEVER for value in self.rows.load(keys, before_ms)]), dtype="<i8")
-        seen_ms, repeats = loaded_ms.copy(), np.empty(slots.size, dtype=np.bool_)
-        mark_repeats(slots, now_ms, self._horizon_ms, seen_ms, repeats)
-        self._save(keys, seen_ms, loaded_ms, batch)
+        repeats = np.zeros(len(users), dtype=np.bool_)
+        named = np.array([event_id is not None for event_id in event_ids], dtype=np.bool_)
+        ids = _keys(users, event_ids)
+        keys = np.frombuffer(bytearray().join(ids), dtype="<i8").reshape(-1, 2)
+        self._make_room(len(ids))
+        known_ms, found = self._known_ms(ids, keys, before_ms), np.empty(len(ids), dtype=np.bool_)
+        mark_repeats(self._seen, keys, known_ms, now_ms[named], self._horizon_ms, found)
+        repeats[named] = found
         return repeats
 
-    def _save(self, keys: list[bytes], seen_ms: np.ndarray, loaded_ms: np.ndarray, batch: Batch) -> None:
-        new = np.flatnonzero(seen_ms != loaded_ms)
-        raw = seen_ms[new].tobytes()
-        values = [raw[at : at + 8] for at in range(0, len(raw), 8)]
-        self.rows.save(batch, [keys[at] for at in new.tolist()], values, seen_ms[new], loaded_ms[new])
+    def _make_room(self, ids: int) -> None:
+        """For so many more."""
+        if 2 * (self._seen.held[0] + ids) > self._seen.ms.size:
+            full, self._seen = self._seen, room_for(int(self._seen.held[0]) + ids)
+            held = np.flatnonzero(full.ms)
+            never = np.zeros_like(held)
+            mark_repeats(self._seen, full.key[held], never, full.ms[held], self._horizon_ms, np.empty(held.size, dtype=np.bool_))
+
+    def _known_ms(self, ids: list[bytes], keys: np.ndarray, before_ms: int) -> np.ndarray:
+        """int64 [n]: when each id was last accepted, 0 for never."""
+        known_ms = np.empty(len(ids), dtype=np.int64)
+        find(self._seen, keys, known_ms)
+        others = np.flatnonzero(known_ms == 0)
+        stored = self.rows.load([ids[at] for at in others.tolist()], before_ms)
+        known_ms[others] = np.frombuffer(b"".join([value or _NEVER for value in stored]), dtype="<i8")
+        return known_ms
+
+    def trim(self, batch: Batch) -> None:
+        """Put what is in memory into `batch` if it is much."""
+        if self._seen.held[0] >= RECENT_IDS:
+            self.flush(batch)
+
+    def flush(self, batch: Batch) -> None:
+        """Put what is in memory into `batch`, in order. What the store has of the same ids is a horizon old: it may stay."""
+        at = np.flatnonzero(self._seen.ms)
+        at = at[np.argsort(self._seen.key[at, 0].byteswap().view(np.uint64))]
+        ms, raw = self._seen.ms[at], self._seen.key[at].tobytes()
+        keys = [raw[start : start + FINGERPRINT_BYTES] for start in range(0, len(raw), FINGERPRINT_BYTES)]
+        values = [value.tobytes() for value in ms]
+        self.rows.save(batch, keys, values, ms, np.zeros_like(ms))
+        self._seen = room_for(RECENT_IDS)
 
 
-def _keys(users: Sequence[str], event_ids: Sequence[str | None]) -> tuple[list[bytes], np.ndarray]:
-    """The distinct keys, 16 bytes each, and the index of each row's key (-1 without an event id).
-
-    The length keeps ("a", "bc") apart from ("ab", "c").
-    """
+def _keys(users: Sequence[str], event_ids: Sequence[str | None]) -> list[bytes]:
+    """The key of each row that has an event id, 16 bytes. The length keeps ("a", "bc") apart from ("ab", "c")."""
     texts = [f"{len(user)} {user}{event_id}" for user, event_id in zip(users, event_ids, strict=True) if event_id is not None]
-    keys, slots = dense(list(map(xxhash.xxh3_128_digest, map(str.encode, texts))))
-    if len(texts) == len(users):
-        return keys, slots
-    sparse = np.full(len(users), -1, dtype=np.int64)
-    sparse[[event_id is not None for event_id in event_ids]] = slots
-    return keys, sparse
+    return list(map(xxhash.xxh3_128_digest, map(str.encode, texts)))

@@ -1,46 +1,67 @@
 """Rows in use as one array above the store; those that went cold lie packed between the two. Written at a checkpoint, or to make room."""
 
-from collections.abc import Mapping, Sequence
-from itertools import compress, islice
+from collections.abc import Sequence
+from itertools import compress, repeat
 
 import numpy as np
 
-from features.packed_rows import Packed, PackedRows, used_ms
-from features.sparse_rows import pack, unpack
+from features.packed_rows import Packed, PackedRows, keys_of
+from features.sparse_rows import flat, pack, unpack
 from features.store import Batch, ExpiringRows
 
 SPARE_ROWS = 4_096  # beside those kept, for the new ids of a batch
+SOON = 4  # a row that is used again within so many capacities of others' uses is worth a place
+NEVER = -(1 << 60)
 USED = 0  # word of a row that holds the time of its last use, ms
 
 
 class HotRows:
     """A write-back cache of rows of `width` int64 words over `ExpiringRows`. What is cached never shows in an answer.
 
-    `words` holds the rows; callers write to those that `admit` gave them. Slots are kept in order of last use.
+    `words` holds the rows; callers write to those that `admit` gave them. A row that was not used for long is a visitor: unless the next
+    batch uses it too, it is packed then, while the processor still has it at hand. So the many users who come once in a while do not
+    push out those who come often; nor is a row as wide as all others fetched from far away for each of them, and one pushed out.
     """
 
     def __init__(self, table: ExpiringRows, width: int, capacity: int, packed_bytes: int) -> None:
         """`capacity`: rows kept between batches, beside which `packed_bytes` of packed ones are; a batch with more new ids than fit
         makes the array larger."""
         self.table = table
-        size = capacity + SPARE_ROWS
-        self.words = np.zeros((size, width), dtype="<i8")
+        self._spare = min(SPARE_ROWS, capacity)
+        size = capacity + self._spare
+        self.words = np.zeros((size, width), dtype="<i8")  # a free row is zeros
         self._capacity, self._packed = capacity, PackedRows(packed_bytes)
         self._slot_of: dict[str, int] = {}
+        self._ids: list[str] = [""] * size  # of each slot in use
         self._free = list(range(size - 1, -1, -1))
+        self._used = np.zeros(size, dtype=np.int64)  # uses of all ids up to the last one of each slot, 0 where it is free
+        self._uses = self._visited = 0  # now, and when the visitors came
+        self._visitors = self._arrived = np.empty(0, dtype=np.int64)  # slots, of the batch before this one, and of this one
         self._dirty = np.zeros(size, dtype=np.bool_)
         self._stored_ms = np.zeros(size, dtype=np.int64)  # time in the stored value of each slot's row, 0 where there is none
 
     def admit(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
         """int64 [n]: slot of each of n distinct ids, whose rows will be written; zeros where nothing was stored."""
-        pop = self._slot_of.pop
-        slots = np.array([pop(id_, -1) for id_ in ids], dtype=np.int64)
-        missing = np.flatnonzero(slots < 0)
-        slots[missing] = self._take(missing.size)
-        self._load(slots[missing], [ids[at] for at in missing.tolist()], now_ms)
-        self._slot_of.update(zip(ids, slots.tolist(), strict=True))
-        self._dirty[slots] = True
+        slots = self._lookup(ids)
+        missing = np.flatnonzero(slots < 0).tolist()
+        slots[missing] = self._load([ids[at] for at in missing], now_ms)
+        self._uses += len(ids)
+        self._used[slots], self._dirty[slots] = self._uses, True
         return slots
+
+    def _lookup(self, ids: Sequence[str]) -> np.ndarray:
+        return np.fromiter(map(self._slot_of.get, ids, repeat(-1)), np.int64, len(ids))
+
+    def _load(self, ids: list[str], now_ms: int) -> np.ndarray:
+        """int64 [n]: slots for ids that have none, with their rows."""
+        slots = self._take(len(ids))
+        self._slot_of.update(zip(ids, slots, strict=True))
+        for slot, id_ in zip(slots, ids, strict=True):
+            self._ids[slot] = id_
+        at = np.array(slots, dtype=np.int64)
+        used, self._stored_ms[at] = self._unpack(ids, now_ms, self.words, at, leave=False)
+        self._arrived = at[self._uses - used > SOON * self._capacity]
+        return at
 
     def _take(self, count: int) -> list[int]:
         while len(self._free) < count:
@@ -51,56 +72,77 @@ class HotRows:
 
     def _grow(self) -> None:
         size = self.words.shape[0]
-        self.words = np.concatenate([self.words, np.zeros_like(self.words)])
-        self._dirty = np.concatenate([self._dirty, np.zeros_like(self._dirty)])
-        self._stored_ms = np.concatenate([self._stored_ms, np.zeros_like(self._stored_ms)])
+        for name in ("words", "_used", "_dirty", "_stored_ms"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+        self._ids += [""] * size
         self._free.extend(range(size, 2 * size))
 
-    def _load(self, slots: np.ndarray, ids: list[str], now_ms: int) -> None:
-        values, stored_ms = self._found(ids, self._packed.pop(ids), now_ms)
-        unpack(values, self.words, slots)
-        self._stored_ms[slots] = np.where(stored_ms < 0, self.words[slots, USED], stored_ms)
+    def _unpack(self, ids: list[str], now_ms: int, into: np.ndarray, at: np.ndarray, leave: bool) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [n], last use of each of the packed rows, NEVER of others; int64 [n], time in the store's value, 0 where there is none.
 
-    def _found(self, ids: list[str], held: list[Packed | None], now_ms: int) -> tuple[list[bytes | None], np.ndarray]:
-        """The packed row of each id, None where there is none; int64 [n], time in the store's value, -1: that which the value has."""
-        values = [row[0] if row else None for row in held]
-        missing = [at for at, row in enumerate(held) if row is None]
-        for at, value in zip(missing, self.table.load([ids[at].encode() for at in missing], now_ms), strict=True):
-            values[at] = value
-        return values, np.fromiter((row[1] if row else -1 for row in held), np.int64, len(held))
+        Args:
+            into: zeros; gets the rows at these places, `at`.
+            leave: the packed ones where they are.
+        """
+        keys, used, stored_ms = list(map(str.encode, ids)), np.full(len(ids), NEVER), np.empty(len(ids), dtype=np.int64)
+        found = self._packed.get(keys_of(keys), leave)
+        used[found.there], stored_ms[found.there] = found.used, found.stored_ms
+        unpack(found.values, into, at[found.there])
+        others = ~found.there
+        loaded = self.table.load(list(compress(keys, others.tolist())), now_ms)
+        unpack(flat([value or b"" for value in loaded]), into, at[others])
+        stored_ms[others] = into[at[others], USED]
+        return used, stored_ms
 
     def read(self, ids: Sequence[str], now_ms: int, words: int | None = None) -> np.ndarray:
         """int64 [n, words]: copies of the rows of distinct ids, or of their first `words`; zeros where there is none."""
-        slots = np.array([self._slot_of.get(id_, -1) for id_ in ids], dtype=np.int64)
-        rows, missing = self.words[:, :words][slots], np.flatnonzero(slots < 0)
-        cold_ids, cold = [ids[at] for at in missing.tolist()], np.empty((missing.size, self.words.shape[1]), dtype="<i8")
-        unpack(self._found(cold_ids, self._packed.get(cold_ids), now_ms)[0], cold, np.arange(missing.size))
+        slots = self._lookup(ids)
+        rows: np.ndarray = self.words[:, :words][slots]
+        missing = np.flatnonzero(slots < 0)
+        cold = np.zeros((missing.size, self.words.shape[1]), dtype="<i8")
+        self._unpack([ids[at] for at in missing.tolist()], now_ms, cold, np.arange(missing.size), leave=True)
         rows[missing] = cold[:, :words]
         return rows
 
     def trim(self, batch: Batch) -> None:
-        """Pack the rows longest unused, down to the capacity; those for which there is no room then, and that changed, go into `batch`."""
-        cold = list(islice(self._slot_of, max(0, len(self._slot_of) - self._capacity)))
-        if not cold:
-            return
-        slots = [self._slot_of.pop(id_) for id_ in cold]
-        self._packed.put(cold, self._packed_rows(np.array(slots)))
-        self._free.extend(slots)
-        self._save(batch, self._packed.trim())
+        """After a batch: pack the visitors that only the one before used, and the rows longest unused where few spare ones are left; what
+        changed among the packed rows that these push out goes into `batch`."""
+        visitors = self._visitors[self._used[self._visitors] == self._visited]
+        self._visitors, self._visited = self._arrived, self._uses
+        oldest = self._longest_unused(len(self._slot_of) - visitors.size)
+        cold = np.concatenate([oldest, np.setdiff1d(visitors, oldest, assume_unique=True)])
+        if cold.size:
+            pushed_out = self._packed.put(self._packed_rows(cold, clear=True))
+            for slot in cold.tolist():
+                del self._slot_of[self._ids[slot]]
+            self._used[cold] = 0
+            self._free.extend(cold.tolist())
+            for rows in pushed_out:
+                self._save(batch, rows)
 
-    def _packed_rows(self, slots: np.ndarray) -> list[Packed]:
-        return list(zip(pack(self.words[slots]), self._stored_ms[slots].tolist(), self._dirty[slots].tolist(), strict=True))
+    def _longest_unused(self, held: int) -> np.ndarray:
+        """Slots, from the oldest use on, down to the capacity, where so many held ones are more than half of the spare rows above it."""
+        more = held - self._capacity
+        if more <= self._spare // 2:
+            return np.empty(0, dtype=np.int64)
+        slots = np.flatnonzero(self._used)
+        oldest = slots[np.argpartition(self._used[slots], more - 1)[:more]]
+        return oldest[np.argsort(self._used[oldest], kind="stable")]
+
+    def _packed_rows(self, slots: np.ndarray, clear: bool = False) -> Packed:
+        keys = keys_of([self._ids[slot].encode() for slot in slots.tolist()])
+        return Packed(keys, pack(self.words, slots, clear), self._used[slots], self._stored_ms[slots], self._dirty[slots])
 
     def flush(self, batch: Batch) -> None:
         """Put every changed row into `batch`."""
-        slots = np.array(list(self._slot_of.values()), dtype=np.int64)
-        changed = self._dirty[slots]
-        ids = compress(self._slot_of, changed.tolist())
-        self._save(batch, {**dict(zip(ids, self._packed_rows(slots[changed]), strict=True)), **self._packed.changed()})
+        slots = np.flatnonzero((self._used > 0) & self._dirty)
+        self._save(batch, self._packed_rows(slots))
         self._dirty[slots], self._stored_ms[slots] = False, self.words[slots, USED]
-        self._packed.keep_stored()
+        self._save(batch, self._packed.flush())
 
-    def _save(self, batch: Batch, rows: Mapping[str, Packed]) -> None:
-        values = [value for value, _, _ in rows.values()]
-        times = np.array([(used_ms(value), stored_ms) for value, stored_ms, _ in rows.values()], dtype=np.int64).reshape(-1, 2)
-        self.table.save(batch, [id_.encode() for id_ in rows], values, times[:, 0], times[:, 1])
+    def _save(self, batch: Batch, rows: Packed) -> None:
+        """Put those of the rows that changed into `batch`."""
+        changed = rows.changed
+        keys, values = (list(compress(part, changed.tolist())) for part in (rows.keys.split(), rows.values.split()))
+        self.table.save(batch, keys, values, rows.used_ms[changed], rows.stored_ms[changed])

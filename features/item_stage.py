@@ -12,8 +12,7 @@ import polars as pl
 from core.clock import MS, UNSET, effective_ms
 from core.errors import SnapshotError
 from core.frames import from_columns
-from core.hashing import fingerprints
-from core.ids import IdMap, dense
+from core.ids import IdMap, RowTable
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, ITEM
@@ -21,7 +20,7 @@ from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 from features.belongings import Belongings
 from features.config import MAX_CATEGORIES, ItemConfig
-from features.entity import NOBODY, views
+from features.entity import views
 from features.item_rows import CATALOGUE, NONE_MS, ItemEvents, Tables, item_plan, learn_items
 from features.popularity import log2_popularity
 
@@ -121,7 +120,7 @@ class ItemFeatures:
             examples.clock_ms,
             codes,
             _values(examples),
-            examples.derived("items.users", "user_id", _hashes),
+            examples.fingerprints("user_id")[:, 0],
             self._engages[codes],
         )
         learn_items(self._plan, events, self._tables, examples.first_ordinal + 1, before)
@@ -184,7 +183,7 @@ class ItemFeatures:
             rows.mark(gone)
 
     @property
-    def tables(self) -> dict[str, IdMap]:
+    def tables(self) -> dict[str, RowTable]:
         """The ids with rows."""
         return {"items": self.ids, "authors": self.authors, "categories": self.categories}
 
@@ -221,7 +220,7 @@ class ItemFeatures:
 
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`."""
-        span, ended = self.rounds.take(rows, len(self.ids.ids))
+        span, ended = self.rounds.take(rows, self.ids.size)
         for id_ in self.ids.ids[span]:
             if id_ is not None:
                 self._touched.setdefault(id_, None)
@@ -246,11 +245,11 @@ class ItemFeatures:
         state = {"identity": self.config.identity, "clock_ms": self._clock_ms, "touched": list(self._touched.items())}
         state["next_row"] = self.rounds.next_row
         into.write(_STATE, msgspec.json.encode(state))
-        self._belongs.snapshot(into, len(self.ids.ids))
+        self._belongs.snapshot(into, self.ids.size)
         for name, (ids, rows) in self._parts.items():
             part = into.within(name)
             ids.snapshot(part)
-            rows.snapshot(part.within(_ROWS), len(ids.ids))
+            rows.snapshot(part.within(_ROWS), ids.size)
 
     @property
     def _parts(self) -> dict[str, tuple[IdMap, Rows]]:
@@ -270,8 +269,8 @@ class ItemFeatures:
         check_identity(state["identity"], self.config.identity)
         for name, (ids, rows) in self._parts.items():
             ids.restore(directory / name)
-            if len(ids.ids) > ids.capacity:
-                raise SnapshotError(f"the checkpoint has {len(ids.ids)} rows of {name}; raise `max_items` from {self.config.capacity}")
+            if ids.size > ids.capacity:
+                raise SnapshotError(f"the checkpoint has {ids.size} rows of {name}; raise `max_items` from {self.config.capacity}")
             rows.restore(directory / name / _ROWS)
         self._belongs.restore(directory)
         self._clock_ms, self.rounds.next_row = state["clock_ms"], state["next_row"]
@@ -299,15 +298,6 @@ def _admitted(ids: IdMap, names: Sequence[str | None]) -> np.ndarray:
 def _values(examples: Examples) -> np.ndarray:
     """float64 [n], NaN where there is none."""
     return np.array(examples.numbers("value"), dtype=np.float64)
-
-
-def _hashes(users: Sequence[str | None]) -> np.ndarray:
-    """int64 [n]: a hash of each user, NOBODY where the row has none."""
-    distinct, at = dense([user or "" for user in users])
-    hashes = fingerprints(distinct).view(np.int64)[:, 0].copy()
-    hashes[[user == "" for user in distinct]] = NOBODY
-    found: np.ndarray = hashes[at]
-    return found
 
 
 def _nulls(values: np.ndarray, absent: np.ndarray) -> list[float | None]:

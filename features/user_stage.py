@@ -93,7 +93,7 @@ class UserStage:
     def _open(self, store: StateStore) -> None:
         self.store = store
         rows = ExpiringRows(store, USERS, self.config.user_ttl_seconds * MS)
-        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes // 2)
+        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes * 7 // 8)
         self._duplicates = Duplicates(store, self.config.duplicate_horizon_seconds * MS)
 
     def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:
@@ -145,9 +145,9 @@ class UserStage:
 
     def _learn(self, events: pl.DataFrame, own: _Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which of the events were accepted; features, and what stands for user and item, of these."""
-        ts_ms, clock_ms, batch, before_ms = events["ts_ms"].to_numpy(), own.clock_ms[own.events], self.store.batch(), self._now_ms
+        ts_ms, clock_ms, before_ms = events["ts_ms"].to_numpy(), own.clock_ms[own.events], self._now_ms
         now_ms = self._advance_now(clock_ms, ts_ms)
-        repeats = self._duplicates.mark(events["user_id"].to_list(), events["event_id"].to_list(), now_ms, before_ms, batch)
+        repeats = self._duplicates.mark(events["user_id"].to_list(), events["event_id"].to_list(), now_ms, before_ms)
         kept = ~repeats
         accepted = pick(events, kept)
         versions = self.ordinal + 1 + np.flatnonzero(kept)
@@ -156,7 +156,9 @@ class UserStage:
         told, pair = self._told(accepted, before_ms)
         known = UserEvents(**told, ts_ms=ts_ms, now_ms=now_ms[kept], category=own.categories[own.events][kept], ordinal=versions)
         features = self._learn_users(known)
+        batch = self.store.batch()
         self._users.trim(batch)
+        self._duplicates.trim(batch)
         self.store.write(batch)
         for table in (self._users.table, self._duplicates.rows):
             table.drop_expired(before_ms, self._now_ms)
@@ -313,6 +315,7 @@ class UserStage:
     def _write_back(self) -> None:
         batch = self.store.batch()
         self._users.flush(batch)
+        self._duplicates.flush(batch)
         self.store.write(batch)
 
     def digest(self) -> str:

@@ -9,7 +9,7 @@ import polars as pl
 
 from core.composite import CompositeStage
 from core.frames import pick
-from core.ids import IdMap
+from core.ids import RowTable
 from core.labels import KINDS
 from core.schemas import EVENT, LABEL
 from core.stage import Stage
@@ -118,7 +118,7 @@ class LearnerObserver:
 class TableObserver:
     """The ids that one part has rows for."""
 
-    def __init__(self, learner: str, kind: str, ids: IdMap, metrics: Metrics) -> None:
+    def __init__(self, learner: str, kind: str, ids: RowTable, metrics: Metrics) -> None:
         self._learner, self._kind, self._ids, self._metrics = learner, kind, ids, metrics
         self._turnover = Rises(self._totals())
 

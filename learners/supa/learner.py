@@ -11,7 +11,7 @@ import polars as pl
 
 from core.frames import from_columns
 from core.hashing import fingerprints
-from core.ids import IdMap
+from core.ids import IdMap, RowTable
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT
@@ -100,7 +100,7 @@ class Nodes:
 
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`."""
-        span, ended = self.rounds.take(rows, len(self.ids.ids))
+        span, ended = self.rounds.take(rows, self.ids.size)
         self.table.touched[span] |= self.table.alive[span]
         return ended
 
@@ -112,7 +112,7 @@ class Nodes:
 
     def take_touched(self) -> np.ndarray:
         """int64: rows changed since the last call."""
-        rows = np.flatnonzero(self.table.touched[: len(self.ids.ids)])
+        rows = np.flatnonzero(self.table.touched[: self.ids.size])
         self.table.touched[rows] = False
         return rows
 
@@ -146,7 +146,7 @@ class Nodes:
 
     def snapshot(self, into: Snapshot) -> None:
         self.ids.snapshot(into)
-        self.rows.snapshot(into, len(self.ids.ids))
+        self.rows.snapshot(into, self.ids.size)
         touched = np.flatnonzero(self.table.touched).tolist()
         state = {"extent": int(self.table.extent[0]), "touched": touched, "removed": self.removed, "next_row": self.rounds.next_row}
         into.write("nodes.json", msgspec.json.encode(state))
@@ -160,7 +160,7 @@ class Nodes:
         self.rounds.next_row = state["next_row"]
 
     def digest(self) -> str:
-        return f"{self.ids.digest()} {self.rows.digest(np.arange(len(self.ids.ids)))} {int(self.table.extent[0])}"
+        return f"{self.ids.digest()} {self.rows.digest(np.arange(self.ids.size))} {int(self.table.extent[0])}"
 
 
 class SupaLearner:
@@ -229,7 +229,7 @@ class SupaLearner:
         return average / weight if weight else float("nan")
 
     @property
-    def tables(self) -> dict[str, IdMap]:
+    def tables(self) -> dict[str, RowTable]:
         """The ids with rows: "users" and "items"."""
         return {"users": self.users.ids, "items": self.items.ids}
 

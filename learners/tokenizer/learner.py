@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from core.frames import from_columns
-from core.ids import IdMap
+from core.ids import IdMap, RowTable
 from core.rounds import Rounds
 from core.rows import Rows
 from core.schemas import DELTA_BASE, EVENT, ITEM
@@ -126,13 +126,13 @@ class TokenizerLearner:
         """See `Learner.touch_next`; the codebooks go with the first rows, for tokens refer to them."""
         if self._rounds.next_row == 0:
             self._refresh.shelf.touch()
-        span, ended = self._rounds.take(rows, len(self._ids.ids))
+        span, ended = self._rounds.take(rows, self._ids.size)
         self._items.pending[span] |= self._items.status[span] == CODED
         return ended
 
     def take_touched(self) -> np.ndarray:
         """int64: rows whose codes, or their codebook, changed since the last call."""
-        rows = np.flatnonzero(self._items.pending[: len(self._ids.ids)])
+        rows = np.flatnonzero(self._items.pending[: self._ids.size])
         self._items.pending[rows] = False
         return rows
 
@@ -166,7 +166,7 @@ class TokenizerLearner:
         return pl.concat([pl.DataFrame(gone, schema=schema, orient="row"), changed])
 
     @property
-    def tables(self) -> dict[str, IdMap]:
+    def tables(self) -> dict[str, RowTable]:
         """The ids with rows: "items"."""
         return {"items": self._ids}
 
@@ -219,7 +219,7 @@ class TokenizerLearner:
         }
         into.write("tokenizer.json", msgspec.json.encode(state))
         self._ids.snapshot(into)
-        self._rows.snapshot(into, len(self._ids.ids))
+        self._rows.snapshot(into, self._ids.size)
         self._refresh.snapshot(into)
 
     def restore(self, directory: Path) -> None:

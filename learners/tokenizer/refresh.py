@@ -177,11 +177,11 @@ class Refresh:
 
     def _status(self) -> np.ndarray:
         """uint8 [rows ever used]."""
-        return self._items.status[: len(self._ids.ids)]
+        return self._items.status[: self._ids.size]
 
     def _active(self, clock_ms: int) -> np.ndarray:
         """bool [rows ever used]."""
-        return np.asarray(self._items.active_ms[: len(self._ids.ids)] >= clock_ms - 1000 * self._config.active_seconds)
+        return np.asarray(self._items.active_ms[: self._ids.size] >= clock_ms - 1000 * self._config.active_seconds)
 
     def _enter_sum(self, phase: int, clock_ms: int) -> bool:
         """Sum over the active items; too few of them would bend the words to themselves, so then nothing moves."""
