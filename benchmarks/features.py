@@ -126,11 +126,14 @@ def of_users(many_users: int) -> Figures:
 
 
 def of_number(s: Settings, users: int, events: int = EVENTS) -> tuple[float, float, float]:
-    """Events per second over Zipf's users, after every user once and as many events by Zipf; the store's size then, MiB; memory, MB."""
+    """Events per second over Zipf's users; the store's size then, MiB; memory, MB.
+
+    Before them every user once, then events by Zipf until as many were seen as in the largest run: a longer log alone costs more.
+    """
     with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
         stages = made(s, Path(directory))
         random = np.random.default_rng(users)
-        before = np.concatenate([np.arange(users), zipf(users, USER_EXPONENT, events, random)])
+        before = np.concatenate([np.arange(users), zipf(users, USER_EXPONENT, max(0, max(USERS) - users) + events, random)])
         for frame in synthetic(before, 0):
             apply(stages, frame)
         frames = list(synthetic(zipf(users, USER_EXPONENT, events, random), before.size))

@@ -21,14 +21,41 @@ def advance(window: np.ndarray, state: np.ndarray, ts_ms: np.ndarray, out: np.nd
         ts_ms: int64 [n], event times in log order.
         out: int64 [n], the clock after each row.
     """
+    held = min(state[0], WINDOW_ROWS)
+    ordered = np.empty(WINDOW_ROWS, dtype=np.int64)
+    ordered[:held] = np.sort(window[:held])
     for i in range(ts_ms.shape[0]):
-        window[state[0] % WINDOW_ROWS] = ts_ms[i]
+        oldest = state[0] % WINDOW_ROWS
+        if held == WINDOW_ROWS:
+            held = taken_out(ordered, held, window[oldest])
+        window[oldest] = ts_ms[i]
+        held = put_in(ordered, held, ts_ms[i])
         state[0] += 1
-        if state[0] >= MIN_ROWS:
-            held = min(state[0], WINDOW_ROWS)
-            median = np.sort(window[:held])[(held - 1) // 2]
-            state[1] = max(state[1], median)
+        if held >= MIN_ROWS:
+            state[1] = max(state[1], ordered[(held - 1) // 2])
         out[i] = state[1]
+
+
+@compiled
+def taken_out(ordered: np.ndarray, held: int, value: int) -> int:
+    """Take a value out of the first `held` ones, which are sorted; returns how many are left."""
+    at = 0
+    while ordered[at] != value:
+        at += 1
+    for after in range(at + 1, held):
+        ordered[after - 1] = ordered[after]
+    return held - 1
+
+
+@compiled
+def put_in(ordered: np.ndarray, held: int, value: int) -> int:
+    """Put a value among the first `held` ones, which are sorted; returns how many they are then."""
+    at = held
+    while at and ordered[at - 1] > value:
+        ordered[at] = ordered[at - 1]
+        at -= 1
+    ordered[at] = value
+    return held + 1
 
 
 def effective_ms(ts_ms: np.ndarray, clock_ms: np.ndarray, future_ms: int) -> np.ndarray:

@@ -100,8 +100,11 @@ class Examples:
         return self._made[name][self._start : self._stop]
 
     def there(self, column: str) -> np.ndarray:
-        """bool [n]: where a column of strings has one."""
-        return self.derived(f"there.{column}", column, _there)
+        """bool [n]: where a column has a value."""
+        name = f"there.{column}"
+        if name not in self._made:
+            self._made[name] = self._frame[column].is_not_null().to_numpy()
+        return self._made[name][self._start : self._stop]
 
     def fingerprints(self, column: str) -> np.ndarray:
         """int64 [n, 2]: the fingerprint of each string of a column, zeros where there is none."""
@@ -127,14 +130,12 @@ class Examples:
         return own
 
 
-def _there(texts: Sequence[Any]) -> np.ndarray:
-    return np.fromiter((text is not None for text in texts), np.bool_, len(texts))
-
-
 def _fingerprints(texts: Sequence[Any]) -> np.ndarray:
-    there = _there(texts)
-    found = np.zeros((there.size, 2), dtype=np.int64)
-    found[there] = fingerprints(text for text in texts if text is not None).view(np.int64)
+    if None not in texts:
+        return fingerprints(texts).view(np.int64)
+    found = np.zeros((len(texts), 2), dtype=np.int64)
+    named = [at for at, text in enumerate(texts) if text is not None]
+    found[named] = fingerprints(texts[at] for at in named).view(np.int64)
     return found
 
 

@@ -173,8 +173,7 @@ class Covisitation:
 
     def _counted(self, types: Sequence[str | None]) -> np.ndarray:
         """bool [n]: events that can be an end of a step; a catalogue row has no type."""
-        counted = self._types
-        return np.fromiter((type_ in counted for type_ in types), np.bool_, len(types))
+        return np.fromiter(map(self._types.__contains__, types), np.bool_, len(types))
 
     def _forget(self, id_: str, row: int, version: int) -> None:
         """Clear a freed row; its new generation empties the slots that still point to it."""

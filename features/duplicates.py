@@ -124,10 +124,8 @@ class Duplicates:
         """Put what is in memory into `batch`, in order. What the store has of the same ids is a horizon old: it may stay."""
         at = np.flatnonzero(self._seen.ms)
         at = at[np.argsort(self._seen.key[at, 0].byteswap().view(np.uint64))]
-        ms, raw = self._seen.ms[at], self._seen.key[at].tobytes()
-        keys = [raw[start : start + FINGERPRINT_BYTES] for start in range(0, len(raw), FINGERPRINT_BYTES)]
-        values = [value.tobytes() for value in ms]
-        self.rows.save(batch, keys, values, ms, np.zeros_like(ms))
+        ms = self._seen.ms[at]
+        self.rows.save(batch, _each(self._seen.key[at], FINGERPRINT_BYTES), _each(ms, len(_NEVER)), ms, np.zeros_like(ms))
         self._seen = room_for(RECENT_IDS)
 
 
@@ -135,3 +133,9 @@ def _keys(users: Sequence[str], event_ids: Sequence[str | None]) -> list[bytes]:
     """The key of each row that has an event id, 16 bytes. The length keeps ("a", "bc") apart from ("ab", "c")."""
     texts = [f"{len(user)} {user}{event_id}" for user, event_id in zip(users, event_ids, strict=True) if event_id is not None]
     return list(map(xxhash.xxh3_128_digest, map(str.encode, texts)))
+
+
+def _each(rows: np.ndarray, size: int) -> list[bytes]:
+    """The bytes of each row, of that size."""
+    raw = rows.tobytes()
+    return [raw[start : start + size] for start in range(0, len(raw), size)]

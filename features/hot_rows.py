@@ -1,7 +1,7 @@
 """Rows in use as one array above the store; those that went cold lie packed between the two. Written at a checkpoint, or to make room."""
 
 from collections.abc import Sequence
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from features.sparse_rows import flat, pack, unpack
 from features.store import Batch, ExpiringRows
 
 SPARE_ROWS = 4_096  # beside those kept, for the new ids of a batch
-SOON = 4  # a row that is used again within so many capacities of others' uses is worth a place
+FLUSHED_ROWS = 16_384
+SOON = 2  # a row that is used again within so many capacities of others' uses is worth a place
 NEVER = -(1 << 60)
 USED = 0  # word of a row that holds the time of its last use, ms
 
@@ -32,7 +33,7 @@ class HotRows:
         self.words = np.zeros((size, width), dtype="<i8")  # a free row is zeros
         self._capacity, self._packed = capacity, PackedRows(packed_bytes)
         self._slot_of: dict[str, int] = {}
-        self._ids: list[str] = [""] * size  # of each slot in use
+        self._ids = np.empty(size, dtype=object)  # of each slot in use
         self._free = list(range(size - 1, -1, -1))
         self._used = np.zeros(size, dtype=np.int64)  # uses of all ids up to the last one of each slot, 0 where it is free
         self._uses = self._visited = 0  # now, and when the visitors came
@@ -56,9 +57,8 @@ class HotRows:
         """int64 [n]: slots for ids that have none, with their rows."""
         slots = self._take(len(ids))
         self._slot_of.update(zip(ids, slots, strict=True))
-        for slot, id_ in zip(slots, ids, strict=True):
-            self._ids[slot] = id_
         at = np.array(slots, dtype=np.int64)
+        self._ids[at] = ids
         used, self._stored_ms[at] = self._unpack(ids, now_ms, self.words, at, leave=False)
         self._arrived = at[self._uses - used > SOON * self._capacity]
         return at
@@ -72,10 +72,9 @@ class HotRows:
 
     def _grow(self) -> None:
         size = self.words.shape[0]
-        for name in ("words", "_used", "_dirty", "_stored_ms"):
+        for name in ("words", "_ids", "_used", "_dirty", "_stored_ms"):
             array = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
-        self._ids += [""] * size
         self._free.extend(range(size, 2 * size))
 
     def _unpack(self, ids: list[str], now_ms: int, into: np.ndarray, at: np.ndarray, leave: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -114,9 +113,9 @@ class HotRows:
         cold = np.concatenate([oldest, np.setdiff1d(visitors, oldest, assume_unique=True)])
         if cold.size:
             pushed_out = self._packed.put(self._packed_rows(cold, clear=True))
-            for slot in cold.tolist():
-                del self._slot_of[self._ids[slot]]
-            self._used[cold] = 0
+            for id_ in self._ids[cold].tolist():
+                del self._slot_of[id_]
+            self._used[cold], self._ids[cold] = 0, None
             self._free.extend(cold.tolist())
             for rows in pushed_out:
                 self._save(batch, rows)
@@ -131,15 +130,18 @@ class HotRows:
         return oldest[np.argsort(self._used[oldest], kind="stable")]
 
     def _packed_rows(self, slots: np.ndarray, clear: bool = False) -> Packed:
-        keys = keys_of([self._ids[slot].encode() for slot in slots.tolist()])
+        keys = keys_of(list(map(str.encode, self._ids[slots].tolist())))
         return Packed(keys, pack(self.words, slots, clear), self._used[slots], self._stored_ms[slots], self._dirty[slots])
 
-    def flush(self, batch: Batch) -> None:
-        """Put every changed row into `batch`."""
+    def flush(self) -> None:
+        """Write every changed row to the store, some at a time: a million would take as much memory again on their way."""
         slots = np.flatnonzero((self._used > 0) & self._dirty)
-        self._save(batch, self._packed_rows(slots))
+        hot = (self._packed_rows(slots[start : start + FLUSHED_ROWS]) for start in range(0, slots.size, FLUSHED_ROWS))
+        for rows in chain(hot, self._packed.flush(FLUSHED_ROWS)):
+            batch = self.table.store.batch()
+            self._save(batch, rows)
+            self.table.store.write(batch)
         self._dirty[slots], self._stored_ms[slots] = False, self.words[slots, USED]
-        self._save(batch, self._packed.flush())
 
     def _save(self, batch: Batch, rows: Packed) -> None:
         """Put those of the rows that changed into `batch`."""

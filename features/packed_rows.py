@@ -4,7 +4,7 @@ A row's key and value lie in a chain of blocks of one array, and not in objects 
 its memory cache, as every new one of any kind then gets a place somewhere between them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import NamedTuple
 
@@ -288,13 +288,15 @@ class PackedRows:
         numbers = np.empty(self._of.next.size, dtype=np.int32)
         return numbers[: oldest(self._of, blocks, numbers)]
 
-    def flush(self) -> Packed:
-        """The rows that the store does not have as they are; they count as stored from now on."""
+    def flush(self, count: int) -> Iterator[Packed]:
+        """The rows that the store does not have as they are, up to `count` at a time; they count as stored from then on."""
         held = numbers(self._of.slots)
         changed = held[self._of.changed[held]]
-        rows = self._rows(changed)
-        self._of.changed[changed], self._of.stored_ms[changed] = False, rows.used_ms
-        return rows
+        for start in range(0, changed.size, count):
+            part = changed[start : start + count]
+            rows = self._rows(part)
+            self._of.changed[part], self._of.stored_ms[part] = False, rows.used_ms
+            yield rows
 
     def _rows(self, numbers: np.ndarray) -> Packed:
         of = self._of

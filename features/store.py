@@ -16,7 +16,7 @@ import rocksdict
 from core.errors import SnapshotError
 from core.position import REBUILD
 
-FORMAT = 2
+FORMAT = 3
 FORMAT_KEY = b"\x00format"  # sorts before every other key
 _DEFAULT = "default"
 _BLOOM_BITS_PER_KEY = 10  # one false positive in a hundred
@@ -205,14 +205,14 @@ class ExpiringRows:
     """
 
     def __init__(self, store: StateStore, family: str, ttl_ms: int) -> None:
-        self._store, self._family, self._ttl_ms = store, family, ttl_ms
+        self.store, self._family, self._ttl_ms = store, family, ttl_ms
 
     def load(self, ids: Sequence[bytes], now_ms: int) -> list[bytes | None]:
         """The newest stored value of each id; it may be expired: the caller knows the time of its row."""
         current, previous = _prefix(now_ms // self._ttl_ms), _prefix(now_ms // self._ttl_ms - 1)
-        values = self._store.get_many(self._family, [current + id_ for id_ in ids])
+        values = self.store.get_many(self._family, [current + id_ for id_ in ids])
         missing = [at for at, value in enumerate(values) if value is None]
-        older = self._store.get_many(self._family, [previous + ids[at] for at in missing])
+        older = self.store.get_many(self._family, [previous + ids[at] for at in missing])
         for at, value in zip(missing, older, strict=True):
             values[at] = value
         return values
@@ -235,16 +235,16 @@ class ExpiringRows:
     def drop_expired(self, before_ms: int, now_ms: int) -> None:
         """Delete the generations that ended when time went from `before_ms` (0 before the first row) to `now_ms`."""
         if 0 < before_ms // self._ttl_ms < now_ms // self._ttl_ms:
-            self._store.drop_below(self._family, _prefix(now_ms // self._ttl_ms - 1))
+            self.store.drop_below(self._family, _prefix(now_ms // self._ttl_ms - 1))
 
     def walk(self, key: bytes, count: int) -> tuple[list[bytes], bytes]:
         """The ids of at most `count` stored rows from `key` on, in key order, and the key to go on from; empty after the last row."""
-        found = list(itertools.islice(self._store.keys(self._family, key), count + 1))
+        found = list(itertools.islice(self.store.keys(self._family, key), count + 1))
         return [stored[_PREFIX_BYTES:] for stored in found[:count]], found[count] if len(found) > count else b""
 
     def live(self, now_ms: int) -> Iterator[tuple[bytes, bytes]]:
         """Unexpired keys and values in key order."""
-        for key, value in self._store.items(self._family):
+        for key, value in self.store.items(self._family):
             if now_ms - int.from_bytes(value[:8], "little") < self._ttl_ms:
                 yield key, value
 

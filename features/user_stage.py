@@ -313,8 +313,8 @@ class UserStage:
             self._labels.restore(directory / _LABELS)
 
     def _write_back(self) -> None:
+        self._users.flush()
         batch = self.store.batch()
-        self._users.flush(batch)
         self._duplicates.flush(batch)
         self.store.write(batch)
 

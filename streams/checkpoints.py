@@ -18,9 +18,10 @@ from pathlib import Path
 import msgspec
 
 from core.errors import SnapshotError
+from core.position import REBUILD
 from core.snapshot import Snapshot
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 ABANDONED_SECONDS = 3_600.0
 log = logging.getLogger(__name__)
@@ -149,7 +150,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     manifest = msgspec.json.decode((path / MANIFEST).read_bytes(), type=Manifest)
     if manifest.format != FORMAT:
-        raise SnapshotError(f"{path} has format {manifest.format}, this version reads {FORMAT}")
+        raise SnapshotError(f"{path} has format {manifest.format}, this version reads {FORMAT}; {REBUILD}")
     return manifest
 
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.clock import effective_ms
-from features.duplicates import mark_repeats
 from features.history import ENTRY_WORDS, TYPE_BITS, recent_fingerprints, remember
 from features.popularity import log2_popularity, observe_popularity
 
@@ -60,21 +59,3 @@ def test_history_holds_the_last_distinct_items(rows, room):
     assert entries == [[item, -item, ts_ms << TYPE_BITS | code] for ts_ms, _, item, code in expected]
     (raw,) = recent_fingerprints(recent[None], np.array([held]))
     assert np.frombuffer(raw, "<i8").reshape(-1, 2).tolist() == [[item, -item] for _, _, item, _ in expected]
-
-
-@settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(-1, 5), st.integers(0, 40)), max_size=60))
-def test_repeats_are_ids_accepted_within_the_horizon(rows):
-    horizon_ms, now_ms, seen, expected, times = 100, 1_000, {}, [], []
-    for slot, passed in rows:
-        now_ms += passed
-        times.append(now_ms)
-        repeat = slot in seen and now_ms - seen[slot] < horizon_ms
-        expected.append(repeat)
-        if slot >= 0 and not repeat:
-            seen[slot] = now_ms
-    seen_ms, repeats = np.zeros(6, dtype=np.int64), np.empty(len(rows), dtype=np.bool_)
-    slots = np.array([slot for slot, _ in rows], dtype=np.int64)
-    mark_repeats(slots, np.array(times, dtype=np.int64), horizon_ms, seen_ms, repeats)
-    assert repeats.tolist() == expected
-    assert seen_ms.tolist() == [seen.get(slot, 0) for slot in range(6)]

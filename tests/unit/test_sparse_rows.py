@@ -1,40 +1,61 @@
-"""Packed rows come back bit for bit, and rows of which little is set are small."""
+"""Packed rows are what the description says, come back bit for bit, and are small where little of a row is set."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import sparse_rows
 from features.declarations import EntityConfig
 from features.entity import observe, plan, views
-from features.sparse_rows import WORD_BYTES, pack
+from features.sparse_rows import WORD_BYTES, Flat, flat, most_bytes, pack, pack_rows, unpack
+
+WIDTHS = [1, 2, 7, 8, 9, 63, 64, 65, 66, 72, 127, 128, 129, 200]
+NAN_BITS = np.array([np.nan, -np.nan, -0.0]).view(np.int64).tolist()
+ODD_WORDS = [-1, 1, 255, 256, -256, -(2**63), 2**63 - 1, 1 << 32, 0x0100_0000_0000_0001, *NAN_BITS, 0x7FF0_0000_0000_0001]
+OTHER = -7  # in rows that nothing is told of
+any_word = st.one_of(st.just(0), st.sampled_from(ODD_WORDS), st.integers(-(2**63), 2**63 - 1))
 
 
-def unpack(values, width):
-    """The rows of these values, read to odd places among others."""
-    rows, at = np.full((2 * len(values) + 1, width), -7, dtype="<i8"), 2 * np.arange(len(values), dtype=np.int64) + 1
-    sparse_rows.unpack(values, rows, at)
-    assert (np.delete(rows, at, axis=0) == -7).all()
+def raw(word: int) -> bytes:
+    return (word % (1 << 64)).to_bytes(WORD_BYTES, "little")
+
+
+def bits(told: list[bool], size: int) -> bytes:
+    return sum(1 << at for at, is_so in enumerate(told) if is_so).to_bytes(size, "little")
+
+
+def plainly(row: list[int]) -> bytes:
+    """A row packed by the description. The first word of all is there as it is, and has no bit."""
+    starts, behind = range(0, len(row), 8), [0, *row[1:]]
+    parts = [raw(row[0]), bits([any(row[start : start + 8]) for start in starts], -(-len(starts) // 8))]
+    for start in starts:
+        if any(row[start : start + 8]):
+            words = behind[start : start + 8]
+            parts.append(bits([word != 0 for word in words], 1))
+            parts += [bits([byte != 0 for byte in raw(word)], 1) + raw(word).replace(b"\0", b"") for word in words if word]
+    joined = b"".join(parts)
+    return joined.ljust(-(-len(joined) // 8) * 8, b"\0")
+
+
+def everywhere(rows: np.ndarray) -> np.ndarray:
+    return np.arange(len(rows))
+
+
+def unpacked(packed: Flat, width: int) -> np.ndarray:
+    """Read to odd places among others, from the last to the first."""
+    at = 2 * np.arange(packed.ends.size)[::-1] + 1
+    rows = np.full((2 * at.size + 1, width), OTHER)
+    rows[at] = 0
+    unpack(packed, rows, at)
+    assert (np.delete(rows, at, axis=0) == OTHER).all()
     return rows[at]
 
 
-WIDTHS = [1, 2, 63, 64, 65, 127, 128, 129, 200]
-NAN_BITS = np.array([np.nan, -np.nan, -0.0]).view(np.int64).tolist()
-ODD_WORDS = [-1, 1, -(2**63), 2**63 - 1, 1 << 32, *NAN_BITS, 0x7FF0_0000_0000_0001]
-
-
-def plainly(row):
-    """A row packed by the description: the first word, bits of 64 words each, the words that are not zero."""
-    width = len(row)
-    masks = [sum(1 << at for at, word in enumerate(row[start : start + 64]) if word and start + at) for start in range(0, width, 64)]
-    rest = [word for word in row[1:] if word]
-    return b"".join((word % (1 << 64)).to_bytes(8, "little") for word in (row[0], *masks, *rest))
-
-
-def random_rows(seed, count, width, filled):
+def random_rows(seed: int, count: int, width: int, filled: float) -> np.ndarray:
+    """int64 [count, width], random bytes of them zero, and words."""
     random = np.random.default_rng(seed)
-    rows = random.integers(-(2**63), 2**63, (count, width))
+    words = random.integers(0, 256, (count, width, WORD_BYTES), dtype=np.uint8) * (random.random((count, width, WORD_BYTES)) < 0.8)
+    rows: np.ndarray = words.astype(np.uint8).view(np.int64)[:, :, 0]
     odd = random.random(rows.shape) < 0.3
     rows[odd] = random.choice(ODD_WORDS, odd.sum())
     rows[random.random(rows.shape) >= filled] = 0
@@ -43,61 +64,104 @@ def random_rows(seed, count, width, filled):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("filled", [0.0, 0.03, 0.5, 1.0])
-def test_rows_come_back_bit_for_bit(width, filled):
+def test_rows_are_packed_by_the_description_and_come_back(width: int, filled: float) -> None:
     rows = random_rows(width, 30, width, filled)
-    packed = pack(rows)
-    assert packed == [plainly(row) for row in rows.tolist()]
-    back = unpack(list(packed), width)
-    assert back.dtype == np.int64 and np.array_equal(back, rows)
-    back[:] = 1  # may be written
+    packed = pack(rows, everywhere(rows))
+    assert packed.split() == [plainly(row) for row in rows.tolist()]
+    assert np.array_equal(unpacked(packed, width), rows)
 
 
 @settings(deadline=None)
-@given(st.integers(1, 140), st.data())
-def test_any_rows_come_back_where_some_are_missing(width, data):
-    word = st.one_of(st.just(0), st.sampled_from(ODD_WORDS), st.integers(-(2**63), 2**63 - 1))
-    told = data.draw(st.lists(st.one_of(st.none(), st.dictionaries(st.integers(0, width - 1), word, max_size=6)), max_size=6))
+@given(st.integers(1, 200), st.data())
+def test_any_rows_come_back_from_any_places(width: int, data: st.DataObject) -> None:
+    told = data.draw(st.lists(st.dictionaries(st.integers(0, width - 1), any_word, max_size=12), max_size=6))
+    at, clear = np.array(data.draw(st.permutations(range(len(told)))), dtype=np.int64)[: len(told) // 2 + 1], data.draw(st.booleans())
     rows = np.zeros((len(told), width), dtype=np.int64)
     for row, words in zip(rows, told, strict=True):
-        for at, value in (words or {}).items():
-            row[at] = value
-    values = [None if words is None else value for value, words in zip(pack(rows), told, strict=True)]
-    assert np.array_equal(unpack(values, width), rows)
+        row[list(words)] = list(words.values())
+    before = rows.copy()
+    packed = pack(rows, at, clear)
+    assert packed.split() == [plainly(row) for row in before[at].tolist()]
+    assert np.array_equal(unpacked(packed, width), before[at])
+    if clear:
+        before[at] = 0
+    assert np.array_equal(rows, before), "the packed rows are zeros where that was asked for, and no other changed"
 
 
-@pytest.mark.parametrize("at", [0, 1, 62, 63, 64, 65, 127, 128, 129])
-def test_every_place_has_its_bit(at):
+@pytest.mark.parametrize("at", [0, 1, 6, 7, 8, 9, 62, 63, 64, 65, 127, 128, 129])
+@pytest.mark.parametrize("shift", range(0, 64, 8))
+def test_every_byte_of_every_word_has_its_bit(at: int, shift: int) -> None:
     rows = np.zeros((1, 130), dtype=np.int64)
-    rows[0, at] = -7
-    assert np.array_equal(unpack(list(pack(rows)), 130), rows)
-    assert len(pack(rows)[0]) == WORD_BYTES * (1 + 3 + (at > 0))
+    rows[0, at] = np.array(0x80 << shift, dtype=np.uint64).view(np.int64)
+    packed = pack(rows, everywhere(rows))
+    assert packed.split() == [plainly(rows[0].tolist())]
+    assert np.array_equal(unpacked(packed, 130), rows)
+    assert packed.sizes.tolist() == [2], "the first word, bits of 17 groups, and five bytes at most"
 
 
-def test_what_is_missing_is_zeros():
-    assert unpack([None, b"", None], 70).tolist() == [[0] * 70] * 3
-    rows = random_rows(1, 1, 70, 0.5)
-    assert unpack([None, *pack(rows), None], 70).tolist() == [[0] * 70, *rows.tolist(), [0] * 70]
+def test_rows_whose_value_has_no_words_stay_as_they_are() -> None:
+    rows = np.full((5, 70), OTHER)
+    unpack(flat([b"", b"", b""]), rows, np.array([4, 0, 2]))
+    assert (rows == OTHER).all()
+    told = random_rows(1, 2, 70, 0.5)
+    first, second = pack(told, everywhere(told)).split()
+    rows[[1, 3]] = 0
+    unpack(flat([b"", first, b"", second, b""]), rows, np.array([0, 3, 2, 1, 4]))
+    assert np.array_equal(rows[[3, 1]], told)
+    assert (rows[[0, 2, 4]] == OTHER).all()
 
 
-def test_no_rows_are_no_bytes():
-    assert pack(np.empty((0, 70), dtype=np.int64)) == []
-    assert unpack([], 70).shape == (0, 70)
+@pytest.mark.parametrize("clear", [False, True])
+def test_no_rows_are_no_bytes(clear: bool) -> None:
+    none = np.empty(0, dtype=np.int64)
+    for rows in (np.full((3, 70), OTHER), np.empty((0, 70), dtype=np.int64)):
+        packed = pack(rows, none, clear)
+        assert packed.split() == []
+        unpack(packed, rows, none)
+        unpack(flat([]), rows, none)
+        assert (rows == OTHER).all()
 
 
-def test_rows_may_be_taken_from_between_others():
+def test_values_may_be_taken_apart_and_joined() -> None:
+    rows = random_rows(3, 20, 90, 0.3)
+    packed = pack(rows, everywhere(rows))
+    values = packed.split()
+    again = flat(values)
+    assert again.split() == values
+    assert again.words.tolist() == packed.words[: packed.ends[-1]].tolist()
+    assert (again.sizes * WORD_BYTES).tolist() == [len(value) for value in values]
+    assert again.starts.tolist() == [0, *again.ends.tolist()[:-1]]
+    for count in (0, 1, 7, 20):
+        assert packed.first(count).split() == values[:count]
+        assert np.array_equal(unpacked(packed.first(count), 90), rows[:count])
+    again.words[0] = 1  # may be written
+
+
+def test_rows_may_be_taken_from_between_others() -> None:
     rows = random_rows(2, 40, 300, 0.2)
-    assert pack(rows[::3, 10:150]) == pack(np.ascontiguousarray(rows[::3, 10:150]))
+    part = rows[::3, 10:150]
+    assert pack(part, everywhere(part)).split() == [plainly(row) for row in part.tolist()]
 
 
-def test_full_rows_grow_by_their_masks_alone():
-    for width in WIDTHS:
-        assert len(pack(np.ones((1, width), dtype=np.int64))[0]) == WORD_BYTES * (width + -(-width // 64))
+@pytest.mark.parametrize("lowest_byte", [1, 255])
+def test_no_row_takes_more_than_it_may(lowest_byte: int) -> None:
+    """Nor is a byte written behind what all may take."""
+    for width in range(1, 201):
+        full = np.random.default_rng(width).integers(lowest_byte, 256, (3, width, WORD_BYTES), dtype=np.uint8)
+        rows, most, ends = full.view(np.int64)[:, :, 0], most_bytes(width), np.empty(3, dtype=np.int64)
+        into = np.full(3 * most + 64, 0xAA, dtype=np.uint8)
+        pack_rows(rows, everywhere(rows), False, into, ends)
+        assert most % WORD_BYTES == 0
+        assert np.diff(ends, prepend=0).max() * WORD_BYTES <= most
+        assert (into[3 * most :] == 0xAA).all()
+        assert Flat(into[: ends[-1] * WORD_BYTES].view(np.int64), ends).split() == [plainly(row) for row in rows.tolist()]
 
 
-def test_a_row_that_was_seen_once_is_small():
+def test_a_row_that_was_seen_once_is_small() -> None:
     layout = plan(EntityConfig(distinct="items", session_gap_seconds=1_800), "user", 3)
     rows = np.zeros((1, layout.words), dtype=np.int64)
+    rows[0, 0] = 1_700_000_000_000
     observe(layout, views(rows), 0, 1_700_000_000_000, 1, np.nan, 12_345, np.empty(layout.width, dtype=np.float32))
-    (value,) = pack(rows)
-    assert len(value) < layout.words * WORD_BYTES / 6
-    assert np.array_equal(unpack([value], layout.words), rows)
+    packed = pack(rows, everywhere(rows))
+    assert packed.ends[0] < layout.words / 12
+    assert np.array_equal(unpacked(packed, layout.words), rows)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.errors import SnapshotError
 from core.ids import dense
 from features.hot_rows import USED, HotRows
-from features.sparse_rows import unpack
+from features.sparse_rows import flat, unpack
 from features.store import FORMAT_KEY, ExpiringRows, StateStore, block_cache
 
 FAMILIES = ("left", "right")
@@ -160,8 +160,8 @@ def test_dense_numbers_keys_by_first_appearance():
 
 
 def unpacked(value):
-    rows = np.empty((1, 2), dtype="<i8")
-    unpack([value], rows, np.zeros(1, dtype=np.int64))
+    rows = np.zeros((1, 2), dtype="<i8")
+    unpack(flat([value]), rows, np.zeros(1, dtype=np.int64))
     return tuple(rows[0].tolist())
 
 
@@ -187,15 +187,13 @@ def test_hot_and_expiring_rows_are_a_dict_that_forgets(tmp_path_factory, steps, 
             row = hot.words[slot]
             row[:] = now_ms, (row[1] if now_ms - row[USED] < TTL_MS else 0) + 1
         hot.trim(batch)
-        if flushed:  # a checkpoint
-            hot.flush(batch)
         store.write(batch)
+        if flushed:  # a checkpoint
+            hot.flush()
         table.drop_expired(before_ms, now_ms)
         live = {id_: row for id_, row in twin.items() if now_ms - row[0] < TTL_MS}
         assert {id_: tuple(row) for id_, row in zip(live, hot.read(list(live), now_ms).tolist(), strict=True)} == live
-    batch = store.batch()
-    hot.flush(batch)
-    store.write(batch)
+    hot.flush()
     stored = [(key[4:].decode(), unpacked(value)) for key, value in table.live(now_ms)]
     assert sorted(stored) == sorted(live.items())
     store.close()
