@@ -5,7 +5,8 @@ from itertools import chain, compress, repeat
 
 import numpy as np
 
-from features.packed_rows import Packed, PackedRows, keys_of
+from features.packed_kernel import Packed
+from features.packed_rows import PackedRows, keys_of
 from features.sparse_rows import flat, pack, unpack
 from features.store import Batch, ExpiringRows
 

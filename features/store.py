@@ -201,7 +201,8 @@ class ExpiringRows:
 
     A value starts with the time of its last use (int64 ms, never lower than an earlier one of any row). A key starts with the
     generation of that time, `used_ms // ttl_ms`: unexpired rows lie in the current and the previous generation, and older ones
-    go by a single range deletion. So expiry costs no scan, and at most two generations are kept, whatever ids come in.
+    go by a single range deletion. So expiry costs no scan, and at most two generations are kept, whatever ids come in; what a cache above
+    writes when its time is over goes with the next.
     """
 
     def __init__(self, store: StateStore, family: str, ttl_ms: int) -> None:

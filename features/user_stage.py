@@ -93,7 +93,7 @@ class UserStage:
     def _open(self, store: StateStore) -> None:
         self.store = store
         rows = ExpiringRows(store, USERS, self.config.user_ttl_seconds * MS)
-        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes * 7 // 8)
+        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes * 5 // 6)
         self._duplicates = Duplicates(store, self.config.duplicate_horizon_seconds * MS)
 
     def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:

@@ -98,7 +98,7 @@ def _break_manifest(path: Path) -> None:
 
 def _other_format(path: Path) -> None:
     raw = (path / MANIFEST).read_bytes()
-    (path / MANIFEST).write_bytes(raw.replace(b'"format":1', b'"format":2'))
+    (path / MANIFEST).write_bytes(raw.replace(f'"format":{FORMAT}'.encode(), f'"format":{FORMAT + 1}'.encode()))
 
 
 DAMAGE = [_truncate, _flip, _remove, _break_manifest, _other_format]

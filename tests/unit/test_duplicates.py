@@ -165,6 +165,16 @@ def test_an_id_counts_again_a_horizon_later(stage: Stage, flushed: bool, passed:
         assert stage.apply([("u", "other", first_ms + passed), ("u", f"{number}", first_ms + passed)]) == [False, repeats]
 
 
+def test_times_stay_with_their_ids_where_a_batch_needs_a_larger_table(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "RECENT_IDS", 64)
+    stage.reopen()
+    for at in range(20):
+        stage.apply([("u", f"{at}", T0 + at * 10)])
+    stage.apply([("u", f"new {n}", T0 + 500) for n in range(200)])
+    later_ms = T0 + 100 + HORIZON_MS
+    assert stage.apply([("u", f"{at}", later_ms) for at in range(20)]) == [at > 10 for at in range(20)]
+
+
 def test_users_do_not_share_their_ids(stage: Stage) -> None:
     """Nor is one taken for another whose name and id make the same text."""
     events = [(user, event_id, T0) for user, event_id in (("a", "bc"), ("ab", "c"), ("a", "bc"), ("abc", ""), ("", "abc"), ("b", "bc"))]

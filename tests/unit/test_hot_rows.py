@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from features import hot_rows
 from features.hot_rows import SOON, USED, HotRows
 from features.store import ExpiringRows, StateStore
 
@@ -14,6 +15,7 @@ WIDTH = 83
 MARK = 1  # word that tells whose row it is
 T0 = 1_000_000
 NEVER_MS = 1 << 40
+GENERATION_BYTES = 4  # before each key in the store
 
 
 class Held:
@@ -53,7 +55,10 @@ class Held:
         return np.zeros(WIDTH, dtype=np.int64) if row is None or self.now_ms - row[USED] >= self._ttl_ms else row
 
     def flush(self) -> None:
+        """The store has each row once then."""
         self.hot.flush()
+        stored = [key[GENERATION_BYTES:].decode() for key, _ in self.table.live(self.now_ms)]
+        assert sorted(stored) == sorted(names([number for number in self.twin if self.alive(number).any()]))
 
     def reopen(self) -> None:
         """From the files of a checkpoint; what is in memory is lost."""
@@ -90,12 +95,15 @@ def names(numbers: list[int]) -> list[str]:
 @pytest.mark.parametrize("ttl_ms", [NEVER_MS, 700])
 @pytest.mark.parametrize("packed_bytes", [0, 2_000, 1 << 20])
 @pytest.mark.parametrize("capacity", [1, 8, 60, 5_000])
-def test_random_use_equals_the_dict(tmp_path: Path, capacity: int, packed_bytes: int, ttl_ms: int) -> None:
+def test_random_use_equals_the_dict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capacity: int, packed_bytes: int, ttl_ms: int) -> None:
+    monkeypatch.setattr(hot_rows, "FLUSHED_ROWS", 7)
     random, users = np.random.default_rng(capacity), 120
     held = Held(tmp_path, capacity, packed_bytes, ttl_ms)
     for step in range(80):
         numbers = np.unique(random.zipf(1.3, random.choice([0, 1, 5, 60])) % users)
-        held.use((random.permutation(numbers) + 1).tolist(), int(random.choice([0, 1, 30, 800], p=[0.4, 0.4, 0.15, 0.05])), random)
+        held.use(
+            (random.permutation(numbers) + 1).tolist(), int(random.choice([0, 1, 90, 290, 800], p=[0.3, 0.3, 0.25, 0.13, 0.02])), random
+        )
         held.in_the_array()
         if step % 5 == 0:
             held.check((random.permutation(users)[: random.integers(users)] + 1).tolist())
@@ -130,7 +138,7 @@ def test_a_flush_writes_what_changed_alone(tmp_path: Path) -> None:
     batch.delete_many(FAMILY, stored)
     held.store.write(batch)
     held.use([2, 4])
-    held.flush()
+    held.hot.flush()
     assert len(list(held.store.items(FAMILY))) == 2, "those of the last batch"
     held.store.close()
 

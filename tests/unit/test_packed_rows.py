@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from core.slots import HASH_BITS, numbers
-from features.packed_rows import _ROW_BYTES, BLOCK_WORDS, NONE, Keys, Packed, PackedRows, keys_of
+from features.packed_kernel import BLOCK_BYTES, BLOCK_WORDS, NONE, Keys, Packed
+from features.packed_rows import PackedRows, keys_of
 from features.sparse_rows import WORD_BYTES, flat
 
 HIGHEST = (1 << HASH_BITS) - 1
-BLOCK_BYTES = BLOCK_WORDS * WORD_BYTES
-SIZES = [1, 7, 8, 9, BLOCK_BYTES - 9, BLOCK_BYTES - 8, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES]
+ROOM = BLOCK_WORDS * WORD_BYTES  # bytes of a block
+SIZES = [1, 7, 8, 9, ROOM - 9, ROOM - 8, ROOM - 1, ROOM, ROOM + 1, 3 * ROOM]
 ALIKE = [b"", b"\0", b"\0\0", b"a", b"a\0", b"a\0\0", b"a" + bytes(7), b"a" + bytes(8), b"b", "ünïcödé".encode(), "鍵".encode() * 40]
 POOL = [*ALIKE, *(b"k" * size for size in SIZES), *(b"k" * size + b"\0" for size in SIZES), *(f"user {n}".encode() for n in range(20))]
 Hashing = Callable[[np.ndarray], np.ndarray]
@@ -86,7 +87,9 @@ def plain(rows: Packed) -> Rows:
 
 
 def flushed(held: PackedRows) -> Rows:
-    return [row for rows in held.flush(3) for row in plain(rows)]
+    parts = [plain(rows) for rows in held.flush(3)]
+    assert all(len(part) == 3 for part in parts[:-1])
+    return [row for part in parts for row in part]
 
 
 def check(held: PackedRows, model: Model, hashing: Hashing) -> None:
@@ -126,7 +129,7 @@ def new_rows(random: np.random.Generator, model: Model, most: int) -> Rows:
 @pytest.mark.parametrize("blocks", [0, 1, 3, 10, 40, 400])
 def test_any_use_equals_the_model(blocks: int, hashing: Hashing) -> None:
     random = np.random.default_rng(blocks)
-    held, model = PackedRows(blocks * _ROW_BYTES), Model(blocks)
+    held, model = PackedRows(blocks * BLOCK_BYTES), Model(blocks)
     for _ in range(80):
         rows = new_rows(random, model, int(random.choice([1, 6, len(POOL)])))
         pushed_out, without_room = map(plain, held.put(packed(rows, hashing)))
@@ -150,7 +153,7 @@ def of_size(words: int, used: int = 0) -> Row:
 
 
 def test_rows_come_back_as_they_were_and_count_as_stored_after_a_flush() -> None:
-    held = PackedRows(10 * _ROW_BYTES)
+    held = PackedRows(10 * BLOCK_BYTES)
     held.put(packed([(b"old", Row((50, 1), 3, 20, False)), (b"new", Row((60, 2), 4, 0, True))], HASHINGS["own"]))
     assert flushed(held) == [(b"new", Row((60, 2), 4, 0, True))]
     found = held.get(keys_of([b"new", b"never", b"old"]))
@@ -162,7 +165,7 @@ def test_rows_come_back_as_they_were_and_count_as_stored_after_a_flush() -> None
 
 
 def test_a_row_that_was_looked_at_is_not_the_newer_for_it() -> None:
-    held = PackedRows(2 * _ROW_BYTES)
+    held = PackedRows(2 * BLOCK_BYTES)
     held.put(packed([(b"a", of_size(1)), (b"b", of_size(2))], HASHINGS["own"]))
     held.get(keys_of([b"a"]))
     [pushed_out, _] = held.put(packed([(b"c", of_size(3))], HASHINGS["own"]))
@@ -170,9 +173,15 @@ def test_a_row_that_was_looked_at_is_not_the_newer_for_it() -> None:
 
 
 def test_without_room_every_row_is_handed_back() -> None:
-    for limit_bytes in (0, _ROW_BYTES - 1):
+    for limit_bytes in (0, BLOCK_BYTES - 1):
         held, rows = PackedRows(limit_bytes), [(b"", of_size(1)), (b"a", Row((1, 2), 3, 4, False))]
         pushed_out, without_room = map(plain, held.put(packed(rows, HASHINGS["own"])))
         assert (pushed_out, without_room) == ([], rows)
         assert not held.get(keys_of([b"", b"a"]), leave=False).there.any()
         assert flushed(held) == []
+
+
+@pytest.mark.parametrize("limit_bytes", [100_000, 1 << 20, 333 * 1_025, (1 << 20) + 333, 50 << 20])
+def test_all_arrays_together_stay_within_the_limit(limit_bytes: int) -> None:
+    arrays = PackedRows(limit_bytes)._of
+    assert 0.9 * limit_bytes < sum(array.nbytes for array in arrays) <= limit_bytes + 100
