@@ -1,19 +1,20 @@
 """Rows in use as one array above the store; those that went cold lie packed between the two. Written at a checkpoint, or to make room."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, compress, repeat
 
 import numpy as np
 
 from features.packed_kernel import Packed
 from features.packed_rows import PackedRows, keys_of
-from features.sparse_rows import flat, pack, unpack
+from features.sparse_rows import flat, nexts, pack, unpack
 from features.store import Batch, ExpiringRows
 
 SPARE_ROWS = 4_096  # beside those kept, for the new ids of a batch
 FLUSHED_ROWS = 16_384
 SOON = 2  # a row that is used again within so many capacities of others' uses is worth a place
 NEVER = -(1 << 60)
+_NOBODY = np.empty(0, dtype=np.int64)
 USED = 0  # word of a row that holds the time of its last use, ms
 
 
@@ -25,20 +26,25 @@ class HotRows:
     push out those who come often; nor is a row as wide as all others fetched from far away for each of them, and one pushed out.
     """
 
-    def __init__(self, table: ExpiringRows, width: int, capacity: int, packed_bytes: int) -> None:
-        """`capacity`: rows kept between batches, beside which `packed_bytes` of packed ones are; a batch with more new ids than fit
-        makes the array larger."""
+    def __init__(self, table: ExpiringRows, width: int, capacity: int, packed_bytes: int, parts: Iterable[tuple[int, int]] = ()) -> None:
+        """Of rows of `width` words.
+
+        Args:
+            capacity: rows kept between batches; a batch with more new ids than fit makes the array larger.
+            packed_bytes: of packed rows, beside them.
+            parts: of a row, see `features.sparse_rows.nexts`.
+        """
         self.table = table
         self._spare = min(SPARE_ROWS, capacity)
         size = capacity + self._spare
         self.words = np.zeros((size, width), dtype="<i8")  # a free row is zeros
-        self._capacity, self._packed = capacity, PackedRows(packed_bytes)
+        self._capacity, self._packed, self._following = capacity, PackedRows(packed_bytes), nexts(width, parts)
         self._slot_of: dict[str, int] = {}
         self._ids = np.empty(size, dtype=object)  # of each slot in use
         self._free = list(range(size - 1, -1, -1))
         self._used = np.zeros(size, dtype=np.int64)  # uses of all ids up to the last one of each slot, 0 where it is free
         self._uses = self._visited = 0  # now, and when the visitors came
-        self._visitors = self._arrived = np.empty(0, dtype=np.int64)  # slots, of the batch before this one, and of this one
+        self._visitors = self._arrived = _NOBODY  # slots, of the batch before this one, and of this one
         self._dirty = np.zeros(size, dtype=np.bool_)
         self._stored_ms = np.zeros(size, dtype=np.int64)  # time in the stored value of each slot's row, 0 where there is none
 
@@ -46,7 +52,8 @@ class HotRows:
         """int64 [n]: slot of each of n distinct ids, whose rows will be written; zeros where nothing was stored."""
         slots = self._lookup(ids)
         missing = np.flatnonzero(slots < 0).tolist()
-        slots[missing] = self._load([ids[at] for at in missing], now_ms)
+        if missing:
+            slots[missing] = self._load([ids[at] for at in missing], now_ms)
         self._uses += len(ids)
         self._used[slots], self._dirty[slots] = self._uses, True
         return slots
@@ -89,10 +96,11 @@ class HotRows:
         found = self._packed.get(keys_of(keys), leave)
         used[found.there], stored_ms[found.there] = found.used, found.stored_ms
         unpack(found.values, into, at[found.there])
-        others = ~found.there
-        loaded = self.table.load(list(compress(keys, others.tolist())), now_ms)
-        unpack(flat([value or b"" for value in loaded]), into, at[others])
-        stored_ms[others] = into[at[others], USED]
+        others = np.flatnonzero(~found.there)
+        if others.size:
+            loaded = self.table.load([keys[i] for i in others.tolist()], now_ms)
+            unpack(flat([value or b"" for value in loaded]), into, at[others])
+            stored_ms[others] = into[at[others], USED]
         return used, stored_ms
 
     def read(self, ids: Sequence[str], now_ms: int, words: int | None = None) -> np.ndarray:
@@ -100,18 +108,19 @@ class HotRows:
         slots = self._lookup(ids)
         rows: np.ndarray = self.words[:, :words][slots]
         missing = np.flatnonzero(slots < 0)
-        cold = np.zeros((missing.size, self.words.shape[1]), dtype="<i8")
-        self._unpack([ids[at] for at in missing.tolist()], now_ms, cold, np.arange(missing.size), leave=True)
-        rows[missing] = cold[:, :words]
+        if missing.size:
+            cold = np.zeros((missing.size, self.words.shape[1]), dtype="<i8")
+            self._unpack([ids[at] for at in missing.tolist()], now_ms, cold, np.arange(missing.size), leave=True)
+            rows[missing] = cold[:, :words]
         return rows
 
     def trim(self, batch: Batch) -> None:
         """After a batch: pack the visitors that only the one before used, and the rows longest unused where few spare ones are left; what
         changed among the packed rows that these push out goes into `batch`."""
         visitors = self._visitors[self._used[self._visitors] == self._visited]
-        self._visitors, self._visited = self._arrived, self._uses
+        self._visitors, self._visited, self._arrived = self._arrived, self._uses, _NOBODY
         oldest = self._longest_unused(len(self._slot_of) - visitors.size)
-        cold = np.concatenate([oldest, np.setdiff1d(visitors, oldest, assume_unique=True)])
+        cold = np.concatenate([oldest, np.setdiff1d(visitors, oldest, assume_unique=True)]) if oldest.size else visitors
         if cold.size:
             pushed_out = self._packed.put(self._packed_rows(cold, clear=True))
             for id_ in self._ids[cold].tolist():
@@ -125,14 +134,14 @@ class HotRows:
         """Slots, from the oldest use on, down to the capacity, where so many held ones are more than half of the spare rows above it."""
         more = held - self._capacity
         if more <= self._spare // 2:
-            return np.empty(0, dtype=np.int64)
+            return _NOBODY
         slots = np.flatnonzero(self._used)
         oldest = slots[np.argpartition(self._used[slots], more - 1)[:more]]
         return oldest[np.argsort(self._used[oldest], kind="stable")]
 
     def _packed_rows(self, slots: np.ndarray, clear: bool = False) -> Packed:
         keys = keys_of(list(map(str.encode, self._ids[slots].tolist())))
-        return Packed(keys, pack(self.words, slots, clear), self._used[slots], self._stored_ms[slots], self._dirty[slots])
+        return Packed(keys, pack(self.words, slots, self._following, clear), self._used[slots], self._stored_ms[slots], self._dirty[slots])
 
     def flush(self) -> None:
         """Write every changed row to the store, some at a time: a million would take as much memory again on their way."""

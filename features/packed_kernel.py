@@ -84,6 +84,11 @@ def blocks(count: int) -> Blocks:
     )
 
 
+def free(of: Blocks) -> int:
+    """How many blocks are."""
+    return int(of.ends[_FREE])
+
+
 @compiled
 def blocks_for(words: int) -> int:
     return (words + BLOCK_WORDS - 1) // BLOCK_WORDS

@@ -8,7 +8,7 @@ import numpy as np
 import xxhash
 
 from core.slots import HASH_BITS, numbers
-from features.packed_kernel import BLOCK_BYTES, BLOCK_WORDS, NONE, Keys, Packed, append, blocks, copy, drop, find, oldest
+from features.packed_kernel import BLOCK_BYTES, BLOCK_WORDS, NONE, Keys, Packed, append, blocks, copy, drop, find, free, oldest
 from features.sparse_rows import WORD_BYTES, Flat, flat
 
 
@@ -46,19 +46,23 @@ class PackedRows:
         return found
 
     def put(self, rows: Packed) -> list[Packed]:
-        """Keep rows that are not here, the last ones where not all fit. Returns what went, or did not fit."""
+        """Keep rows that are not here, the last ones where not all fit. Returns the changed rows that went, and all that did not fit."""
         sizes = rows.values.sizes + rows.keys.words.sizes
         upto = np.cumsum(-(-sizes[::-1] // BLOCK_WORDS))[::-1]  # blocks from each row to the last
         first = int(np.count_nonzero(upto > self._of.next.size))
-        gone = self._oldest(int(upto[first]) if first < upto.size else 0)
+        pushed_out = self._make_room(int(upto[first]) if first < upto.size else 0)
+        append(self._of, rows, first)
+        return [*pushed_out, *([rows.first(first)] if first else [])]
+
+    def _make_room(self, blocks: int) -> list[Packed]:
+        """For so many; gives the rows that went for it and had changed."""
+        if blocks <= free(self._of):
+            return []
+        numbers = np.empty(self._of.next.size, dtype=np.int32)
+        gone = numbers[: oldest(self._of, blocks, numbers)]
         told = self._rows(gone[self._of.changed[gone]])
         drop(self._of, gone)
-        append(self._of, rows, first)
-        return [told, rows.first(first)]
-
-    def _oldest(self, blocks: int) -> np.ndarray:
-        numbers = np.empty(self._of.next.size, dtype=np.int32)
-        return numbers[: oldest(self._of, blocks, numbers)]
+        return [told]
 
     def flush(self, count: int) -> Iterator[Packed]:
         """The rows that the store does not have as they are, up to `count` at a time; they count as stored from then on."""

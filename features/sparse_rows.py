@@ -4,7 +4,7 @@ for each word, and of every word that is not zero a bit for each byte, and the b
 A user who was seen once has a twentieth of a row; memory, the store and the disk see that alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -89,13 +89,18 @@ def all_zero(row: np.ndarray, start: int, stop: int) -> bool:
 
 
 @compiled
-def pack_rows(rows: np.ndarray, at_rows: np.ndarray, clear: bool, into: np.ndarray, ends: np.ndarray) -> None:
-    """Pack the rows, int64 [.., width], at these places, int64 [n], into `into`, uint8; `ends`, int64 [n], in words, is filled.
+def pack_rows(rows: np.ndarray, at_rows: np.ndarray, nexts: np.ndarray, clear: bool, into: np.ndarray, ends: np.ndarray) -> None:
+    """Pack rows.
 
-    `clear`: make them zeros.
+    Args:
+        rows: int64 [.., width].
+        at_rows: int64 [n], the places of those to be packed.
+        nexts: int64 [groups], see `nexts`.
+        clear: make them zeros.
+        into: uint8. Filled.
+        ends: int64 [n], in words. Filled.
     """
-    width, at = rows.shape[1], 0
-    groups = (width + GROUP_WORDS - 1) // GROUP_WORDS
+    width, at, groups = rows.shape[1], 0, nexts.shape[0]
     masks = (groups + 7) // 8
     for i in range(at_rows.shape[0]):
         row = rows[at_rows[i]]
@@ -104,9 +109,11 @@ def pack_rows(rows: np.ndarray, at_rows: np.ndarray, clear: bool, into: np.ndarr
             into[at + byte] = np.uint8(first >> np.uint64(8 * byte))
         masks_at, at = at + WORD_BYTES, at + WORD_BYTES + masks
         into[masks_at:at] = 0
-        for group in range(groups):
+        group = 0
+        while group < groups:
             start, stop = GROUP_WORDS * group, min(width, GROUP_WORDS * (group + 1))
             if all_zero(row, start, stop):
+                group = nexts[group]
                 continue
             into[masks_at + group // 8] |= np.uint8(1 << group % 8)
             group_at, at, held = at, at + 1, 0
@@ -117,6 +124,7 @@ def pack_rows(rows: np.ndarray, at_rows: np.ndarray, clear: bool, into: np.ndarr
             into[group_at] = held
             if clear:
                 row[start:stop] = 0
+            group += 1
         while at % WORD_BYTES:
             into[at] = 0
             at += 1
@@ -168,10 +176,24 @@ def taken_word(packed: np.ndarray, at: int, mask: int) -> int:
     return np.int64(word)  # type: ignore[return-value]  # to Python and the kernel one and the same
 
 
-def pack(rows: np.ndarray, at: np.ndarray, clear: bool = False) -> Flat:
-    """The rows, int64 [.., width], at these places, int64 [n]. `clear`: make them zeros."""
+def nexts(width: int, parts: Iterable[tuple[int, int]] = ()) -> np.ndarray:
+    """int64 [groups]: which 8 words to look at next where those of a group are all zero.
+
+    Args:
+        width: of a row, in words.
+        parts: of a row, first word, a multiple of 8, and end; each is all zero if its first 8 words are.
+    """
+    groups = -(-width // GROUP_WORDS)
+    following = np.arange(1, groups + 1)
+    for start, stop in parts:
+        following[start // GROUP_WORDS] = max(start // GROUP_WORDS + 1, stop // GROUP_WORDS)
+    return following
+
+
+def pack(rows: np.ndarray, at: np.ndarray, following: np.ndarray, clear: bool = False) -> Flat:
+    """The rows, int64 [.., width], at these places, int64 [n]. `following`: see `nexts`; clear: make them zeros."""
     into, ends = np.empty(at.size * most_bytes(rows.shape[1]), dtype=np.uint8), np.empty(at.size, dtype=np.int64)
-    pack_rows(rows, at, clear, into, ends)
+    pack_rows(rows, at, following, clear, into, ends)
     return Flat(into.view(np.int64), ends)
 
 

@@ -23,6 +23,7 @@ from features.history import remember
 from features.hot_rows import USED
 from features.sequences import ENTRY_WORDS as SEQUENCE_WORDS
 from features.sequences import append
+from features.sparse_rows import GROUP_WORDS
 
 VERSION, HELD, OWN_WORDS = 1, 2, 3
 
@@ -50,9 +51,9 @@ def user_plan(
 ) -> UserPlan:
     """`codes`: event types by code, those of `config` first; `sequences`: name and event types of each."""
     entity = plan(config, "user", OWN_WORDS + history_items * HISTORY_WORDS)
-    slots = affinity(len(config.behaviours), entity.words)
+    slots = affinity(len(config.behaviours), _aligned(entity.words))
     masks = [sum(1 << at for at, (_, types) in enumerate(sequences) if name in types) for name in codes]
-    sequences_at, sequence_words = slots.at + slots.words, sequence_events * SEQUENCE_WORDS
+    sequences_at, sequence_words = _aligned(slots.at + slots.words), sequence_events * SEQUENCE_WORDS
     return UserPlan(
         entity=entity,
         affinity=slots,
@@ -63,6 +64,21 @@ def user_plan(
         words=sequences_at + len(sequences) * sequence_words,
         ttl_ms=ttl_ms,
     )
+
+
+def _aligned(word: int) -> int:
+    """Where a part may start; see `parts`."""
+    return -(-word // GROUP_WORDS) * GROUP_WORDS
+
+
+def parts(of: UserPlan) -> list[tuple[int, int]]:
+    """First word and end of what is filled from its start on: of most users all of it is zeros, and need not be looked at to be packed.
+
+    Sequences of an odd number of events do not all start where a part may, and are looked at.
+    """
+    starts = range(of.sequences_at, of.words, of.sequence_words)
+    sequences = [(start, start + of.sequence_words) for start in starts if start == _aligned(start)]
+    return [(of.affinity.at, of.affinity.at + of.affinity.words), *sequences]
 
 
 class UserEvents(NamedTuple):

@@ -29,7 +29,7 @@ from features.label_join import LabelJoin
 from features.label_rows import LabelRows, pairs
 from features.sequences import Entry, entries
 from features.store import ExpiringRows, StateStore
-from features.user_rows import HELD, OWN_WORDS, VERSION, UserEvents, features_at, learn_users
+from features.user_rows import HELD, OWN_WORDS, VERSION, UserEvents, features_at, learn_users, parts
 
 USERS = "users"
 USER_HISTORY = pl.Schema({**DELTA_BASE, "recent": pl.Binary()})
@@ -93,7 +93,7 @@ class UserStage:
     def _open(self, store: StateStore) -> None:
         self.store = store
         rows = ExpiringRows(store, USERS, self.config.user_ttl_seconds * MS)
-        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes * 5 // 6)
+        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes * 5 // 6, parts(self._plan))
         self._duplicates = Duplicates(store, self.config.duplicate_horizon_seconds * MS)
 
     def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:

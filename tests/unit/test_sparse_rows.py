@@ -5,15 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features import sparse_rows
 from features.declarations import EntityConfig
 from features.entity import observe, plan, views
-from features.sparse_rows import WORD_BYTES, Flat, flat, most_bytes, pack, pack_rows, unpack
+from features.sparse_rows import GROUP_WORDS, WORD_BYTES, Flat, flat, most_bytes, nexts, pack_rows, unpack
 
 WIDTHS = [1, 2, 7, 8, 9, 63, 64, 65, 66, 72, 127, 128, 129, 200]
 NAN_BITS = np.array([np.nan, -np.nan, -0.0]).view(np.int64).tolist()
 ODD_WORDS = [-1, 1, 255, 256, -256, -(2**63), 2**63 - 1, 1 << 32, 0x0100_0000_0000_0001, *NAN_BITS, 0x7FF0_0000_0000_0001]
 OTHER = -7  # in rows that nothing is told of
 any_word = st.one_of(st.just(0), st.sampled_from(ODD_WORDS), st.integers(-(2**63), 2**63 - 1))
+
+
+def pack(rows: np.ndarray, at: np.ndarray, clear: bool = False) -> Flat:
+    return sparse_rows.pack(rows, at, nexts(rows.shape[1]), clear)
 
 
 def raw(word: int) -> bytes:
@@ -150,7 +155,7 @@ def test_no_row_takes_more_than_it_may(lowest_byte: int) -> None:
         full = np.random.default_rng(width).integers(lowest_byte, 256, (3, width, WORD_BYTES), dtype=np.uint8)
         rows, most, ends = full.view(np.int64)[:, :, 0], most_bytes(width), np.empty(3, dtype=np.int64)
         into = np.full(3 * most + 64, 0xAA, dtype=np.uint8)
-        pack_rows(rows, everywhere(rows), False, into, ends)
+        pack_rows(rows, everywhere(rows), nexts(rows.shape[1]), False, into, ends)
         assert most % WORD_BYTES == 0
         assert np.diff(ends, prepend=0).max() * WORD_BYTES <= most
         assert (into[3 * most :] == 0xAA).all()
@@ -165,3 +170,19 @@ def test_a_row_that_was_seen_once_is_small() -> None:
     packed = pack(rows, everywhere(rows))
     assert packed.ends[0] < layout.words / 12
     assert np.array_equal(unpacked(packed, layout.words), rows)
+
+
+@pytest.mark.parametrize(("width", "parts"), [(50, [(8, 34), (40, 50)]), (64, [(0, 64)]), (40, [(8, 9), (16, 24), (24, 33)])])
+def test_parts_that_are_empty_at_their_start_are_passed_over_and_change_no_byte(width: int, parts: list[tuple[int, int]]) -> None:
+    rows = np.random.default_rng(width).integers(-3, 3, (60, width))
+    for start, stop in parts:
+        rows[::2, start:stop] = 0
+    rows[1::2, [start for start, _ in parts]] = 7
+    packed = sparse_rows.pack(rows, everywhere(rows), nexts(width, parts))
+    assert packed.split() == pack(rows, everywhere(rows)).split()
+
+
+def test_a_part_leads_to_the_words_behind_it() -> None:
+    assert nexts(50).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert nexts(50, [(8, 34), (40, 50)]).tolist() == [1, 4, 3, 4, 5, 6, 7]
+    assert nexts(3 * GROUP_WORDS, [(0, 5)]).tolist() == [1, 2, 3]
