@@ -83,10 +83,11 @@ class Side(Generic[Ids]):
         self.ids: Ids = ids
         self.rows = Rows(ids.capacity, fields)
 
-    def clear(self, row: int) -> None:
+    def clear(self, rows: Sequence[int]) -> None:
+        at = np.array(rows, dtype=np.int64)
         for array in self.rows.arrays.values():
-            array[row] = 0
-        self.rows.mark(np.array([row]))
+            array[at] = 0
+        self.rows.mark(at)
 
     def snapshot(self, into: Snapshot) -> None:
         self.ids.snapshot(into)
@@ -181,13 +182,13 @@ class Covisitation:
             self._removed[id_] = (version, int(self._steps.event_ms[row]))
         self._touched.pop(row, None)
         generation = self._steps.generation[row] + 1
-        self.items.clear(row)
+        self.items.clear([row])
         self._steps.generation[row], self._steps.touched[row] = generation, False
 
     def maintain(self, ordinal: int, clock_ms: int) -> None:
         """Between segments: the users and items longest unused lose their rows, so that a segment's worth is free."""
-        for row in self.users.ids.evict():
-            self.users.clear(row)
+        if gone := self.users.ids.evict():
+            self.users.clear(gone)
         for id_, row in self.items.ids.evict():
             self._forget(id_, row, ordinal)
 
