@@ -51,6 +51,13 @@ def places(at: np.ndarray) -> pl.Series:
     return told if not at.size or at.min() >= 0 else told.set(pl.Series(at < 0), None)
 
 
+def present(values: Sequence[Any]) -> np.ndarray:
+    """bool [n]: which are not None. Of a list: a column asked for its nulls asks the pool."""
+    if None not in values:
+        return np.ones(len(values), dtype=np.bool_)
+    return np.fromiter((value is not None for value in values), np.bool_, len(values))
+
+
 def from_matrix(name: str, matrix: np.ndarray, present: np.ndarray) -> pl.Series:
     """A column of arrays: the rows of `matrix`, [k, width], where `present`, bool [n], is true k times; null elsewhere."""
     column = pl.Series(name, matrix, pl.Array(pl.Float32, matrix.shape[1]))

@@ -1,6 +1,6 @@
 """Hashes that are part of the data: changing one is a rebuild."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import xxhash
@@ -23,3 +23,13 @@ def fingerprints(texts: Iterable[str]) -> np.ndarray:
     """uint64 [n, 2], one fingerprint a row. Without a line of Python per text, which would cost as much as the hash."""
     joined = b"".join(map(xxhash.xxh3_128_digest, map(str.encode, texts)))
     return np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
+
+
+def fingerprints_of_some(texts: Sequence[str | None]) -> np.ndarray:
+    """int64 [n, 2], zeros where there is no text. May be written."""
+    if None not in texts:
+        return fingerprints(texts).view(np.int64).copy()  # type: ignore[arg-type]  # none of them is None
+    found = np.zeros((len(texts), 2), dtype=np.int64)
+    named = [at for at, text in enumerate(texts) if text is not None]
+    found[named] = fingerprints(text for text in texts if text is not None).view(np.int64)
+    return found

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from core.hashing import fingerprints
+from core.frames import present
+from core.hashing import fingerprints_of_some
 from core.ids import RowTable
 from core.schemas import ITEM
 from core.snapshot import Snapshot
@@ -100,15 +101,12 @@ class Examples:
         return self._made[name][self._start : self._stop]
 
     def there(self, column: str) -> np.ndarray:
-        """bool [n]: where a column has a value."""
-        name = f"there.{column}"
-        if name not in self._made:
-            self._made[name] = self._frame[column].is_not_null().to_numpy()
-        return self._made[name][self._start : self._stop]
+        """bool [n]: where a column of strings has one."""
+        return self.derived(f"there.{column}", column, present)
 
     def fingerprints(self, column: str) -> np.ndarray:
         """int64 [n, 2]: the fingerprint of each string of a column, zeros where there is none."""
-        return self.derived(f"fingerprints.{column}", column, _fingerprints)
+        return self.derived(f"fingerprints.{column}", column, fingerprints_of_some)
 
     def removals(self) -> list[int]:
         """Places of the rows that remove a catalogue item."""
@@ -128,15 +126,6 @@ class Examples:
         own._frame, own._start, own._stop = self._frame, self._start + start, self._start + stop
         own._texts, own._numbers, own._made = self._texts, self._numbers, self._made
         return own
-
-
-def _fingerprints(texts: Sequence[Any]) -> np.ndarray:
-    if None not in texts:
-        return fingerprints(texts).view(np.int64)
-    found = np.zeros((len(texts), 2), dtype=np.int64)
-    named = [at for at, text in enumerate(texts) if text is not None]
-    found[named] = fingerprints(texts[at] for at in named).view(np.int64)
-    return found
 
 
 class Learner(Protocol):

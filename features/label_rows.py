@@ -9,7 +9,7 @@ import polars as pl
 from core.clock import effective_ms
 from core.compiled import compiled
 from core.frames import constant, places, reorder, stack
-from core.hashing import fingerprints
+from core.hashing import fingerprints_of_some
 from core.labels import KINDS, POLICIES, POSITIVE_KINDS
 from core.schemas import LABEL
 from core.snapshot import Snapshot
@@ -108,8 +108,4 @@ def interleaved(at: np.ndarray, rows: int) -> np.ndarray:
 
 def _requests(ids: pl.Series) -> np.ndarray:
     """int64 [n]: a hash of each id, 0 where there is none."""
-    known = ids.is_not_null().to_numpy()
-    told = np.zeros(len(ids), dtype=np.int64)
-    if known.any():
-        told[known] = fingerprints(ids.drop_nulls().to_list()).view(np.int64)[:, 0]
-    return told
+    return fingerprints_of_some(ids.to_list())[:, 0]

@@ -35,13 +35,15 @@ class Flat(NamedTuple):
     @property
     def sizes(self) -> np.ndarray:
         """int64 [n], words."""
-        sizes: np.ndarray = np.diff(self.ends, prepend=0)
+        sizes = self.ends.copy()
+        sizes[1:] -= self.ends[:-1]
         return sizes
 
     @property
     def starts(self) -> np.ndarray:
         """int64 [n]"""
-        starts: np.ndarray = self.ends - self.sizes
+        starts = np.zeros_like(self.ends)
+        starts[1:] = self.ends[:-1]
         return starts
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import polars as pl
 
 from core.clock import MS, UNSET, EventClock, effective_ms
-from core.frames import constant, from_columns, from_matrix, pick
-from core.hashing import fingerprints
+from core.frames import constant, from_columns, from_matrix, pick, present
+from core.hashing import fingerprints, fingerprints_of_some
 from core.ids import dense
 from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM, NO_LABEL, TICK, USER, examples_schema
 from core.snapshot import Snapshot, check_identity
@@ -183,11 +183,10 @@ class UserStage:
         """What the events themselves say, as `UserEvents` has it; int64 [n, 2], what stands for user and item, zeros without labels."""
         ids = events["user_id"].to_list()
         users, order = dense(ids)
-        codes, there = self._type_codes(events["type"].to_list()), events["item_id"].is_not_null().to_numpy()
-        items, remembered = np.zeros((codes.size, 2), dtype=np.int64), self._remembers[codes] & there
-        items[there] = fingerprints(events["item_id"].drop_nulls().to_list()).view(np.int64)
+        codes, named = self._type_codes(events["type"].to_list()), events["item_id"].to_list()
+        items, remembered = fingerprints_of_some(named), self._remembers[codes] & present(named)
         self._touched.update(dict.fromkeys(itertools.compress(ids, remembered.tolist())))
-        values = np.array(events["value"].fill_null(np.nan).to_numpy())  # to be written: to a kernel another type than one that is not
+        values = np.array(events["value"].to_numpy())  # NaN: none. To be written: to a kernel another type than one that is not
         told = {"slot": self._users.admit(users, before_ms)[order], "code": codes, "value": values, "item": items, "remembered": remembered}
         return told, pairs(fingerprints(users).view(np.int64)[order], items) if self._labels else np.zeros_like(items)
 
