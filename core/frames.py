@@ -58,12 +58,12 @@ def present(values: Sequence[Any]) -> np.ndarray:
     return np.fromiter((value is not None for value in values), np.bool_, len(values))
 
 
-def from_matrix(name: str, matrix: np.ndarray, present: np.ndarray) -> pl.Series:
-    """A column of arrays: the rows of `matrix`, [k, width], where `present`, bool [n], is true k times; null elsewhere."""
+def from_matrix(name: str, matrix: np.ndarray, there: np.ndarray) -> pl.Series:
+    """A column of arrays: the rows of `matrix`, [k, width], where `there`, bool [n], is true k times; null elsewhere."""
     column = pl.Series(name, matrix, pl.Array(pl.Float32, matrix.shape[1]))
-    if present.all():
+    if there.all():
         return column
-    return column[places(np.where(present, np.cumsum(present) - 1, -1))]
+    return column[places(np.where(there, np.cumsum(there) - 1, -1))]
 
 
 def reorder(rows: pl.DataFrame, order: np.ndarray) -> pl.DataFrame:

@@ -20,7 +20,7 @@ _RESERVE = 2 * SEGMENT_ROWS  # new ids that one segment of the log can bring: a 
 
 
 class RowTable:
-    """Rows given out, in order of last use. They are taken back between segments only, so that a batch never loses one half-way.
+    """Rows given out, in order of last use. They are evicted between segments only, so that a batch never loses one half-way.
 
     Budget: a use is a number per row; the order is made where it is asked for.
 

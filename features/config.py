@@ -105,8 +105,13 @@ class UserConfig:
 
     @property
     def hot_users(self) -> int:
-        """Rows kept in memory as they are, in a sixth of `hot_bytes`; the rest has packed ones."""
-        return max(1, self.hot_bytes // 6 // (self.plan.words * WORD_BYTES))
+        """Rows kept in memory as they are, in a fifth of `hot_bytes`."""
+        return max(1, self.hot_bytes // 5 // (self.plan.words * WORD_BYTES))
+
+    @property
+    def packed_bytes(self) -> int:
+        """The rest, for packed ones."""
+        return max(0, self.hot_bytes - self.hot_users * self.plan.words * WORD_BYTES)
 
     @property
     def codes(self) -> dict[str, int]:

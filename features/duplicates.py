@@ -7,8 +7,9 @@ import numpy as np
 import xxhash
 
 from core.compiled import compiled
+from core.frames import present
 from core.hashing import FINGERPRINT_BYTES
-from features.store import Batch, ExpiringRows, StateStore
+from features.store import ExpiringRows, StateStore
 
 FAMILY = "seen"
 RECENT_IDS = 1 << 16  # in memory, then written at once and in order, at a third of what one by one costs
@@ -89,7 +90,7 @@ class Duplicates:
             before_ms: the time at the last row before these.
         """
         repeats = np.zeros(len(users), dtype=np.bool_)
-        named = np.array([event_id is not None for event_id in event_ids], dtype=np.bool_)
+        named = present(event_ids)
         ids = _keys(users, event_ids)
         keys = np.frombuffer(bytearray().join(ids), dtype="<i8").reshape(-1, 2)
         self._make_room(len(ids))
@@ -115,17 +116,19 @@ class Duplicates:
         known_ms[others] = np.frombuffer(b"".join([value or _NEVER for value in stored]), dtype="<i8")
         return known_ms
 
-    def trim(self, batch: Batch) -> None:
-        """Put what is in memory into `batch` if it is much."""
+    def trim(self) -> None:
+        """Write what is in memory to the store if it is much."""
         if self._seen.held[0] >= RECENT_IDS:
-            self.flush(batch)
+            self.flush()
 
-    def flush(self, batch: Batch) -> None:
-        """Put what is in memory into `batch`, in order. What the store has of the same ids is a horizon old: it may stay."""
+    def flush(self) -> None:
+        """Write what is in memory to the store, in order. What that has of the same ids is a horizon old: it may stay."""
         at = np.flatnonzero(self._seen.ms)
         at = at[np.argsort(self._seen.key[at, 0].byteswap().view(np.uint64))]
         ms = self._seen.ms[at]
+        batch = self.rows.store.batch()
         self.rows.save(batch, _each(self._seen.key[at], FINGERPRINT_BYTES), _each(ms, len(_NEVER)), ms, np.zeros_like(ms))
+        self.rows.store.write(batch)
         self._seen = room_for(RECENT_IDS)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from features.packed_kernel import Packed
 from features.packed_rows import PackedRows, keys_of
 from features.sparse_rows import flat, nexts, pack, unpack
-from features.store import Batch, ExpiringRows
+from features.store import ExpiringRows
 
-SPARE_ROWS = 4_096  # beside those kept, for the new ids of a batch
+MADE_FREE = 8  # one in so many rows, where one is needed: each search for the longest unused looks at all
 FLUSHED_ROWS = 16_384
 SOON = 2  # a row that is used again within so many capacities of others' uses is worth a place
 NEVER = -(1 << 60)
@@ -30,53 +30,56 @@ class HotRows:
         """Of rows of `width` words.
 
         Args:
-            capacity: rows kept between batches; a batch with more new ids than fit makes the array larger.
+            capacity: rows kept as they are; a batch with more distinct ids makes the array larger, for good.
             packed_bytes: of packed rows, beside them.
             parts: of a row, see `features.sparse_rows.nexts`.
         """
         self.table = table
-        self._spare = min(SPARE_ROWS, capacity)
-        size = capacity + self._spare
-        self.words = np.zeros((size, width), dtype="<i8")  # a free row is zeros
-        self._capacity, self._packed, self._following = capacity, PackedRows(packed_bytes), nexts(width, parts)
+        self.words = np.zeros((capacity, width), dtype="<i8")  # a free row is zeros
+        self._packed, self._following = PackedRows(packed_bytes), nexts(width, parts)
         self._slot_of: dict[str, int] = {}
-        self._ids = np.empty(size, dtype=object)  # of each slot in use
-        self._free = list(range(size - 1, -1, -1))
-        self._used = np.zeros(size, dtype=np.int64)  # uses of all ids up to the last one of each slot, 0 where it is free
+        self._ids = np.empty(capacity, dtype=object)  # of each slot in use
+        self._free = list(range(capacity - 1, -1, -1))
+        self._used = np.zeros(capacity, dtype=np.int64)  # uses of all ids up to the last one of each slot, 0 where it is free
         self._uses = self._visited = 0  # now, and when the visitors came
         self._visitors = self._arrived = _NOBODY  # slots, of the batch before this one, and of this one
-        self._dirty = np.zeros(size, dtype=np.bool_)
-        self._stored_ms = np.zeros(size, dtype=np.int64)  # time in the stored value of each slot's row, 0 where there is none
+        self._dirty = np.zeros(capacity, dtype=np.bool_)
+        self._stored_ms = np.zeros(capacity, dtype=np.int64)  # time in the stored value of each slot's row, 0 where there is none
 
     def admit(self, ids: Sequence[str], now_ms: int) -> np.ndarray:
         """int64 [n]: slot of each of n distinct ids, whose rows will be written; zeros where nothing was stored."""
-        slots = self._lookup(ids)
+        slots, before = self._lookup(ids), self._uses
+        self._uses += len(ids)
+        self._used[slots[slots >= 0]] = self._uses
         missing = np.flatnonzero(slots < 0).tolist()
         if missing:
-            slots[missing] = self._load([ids[at] for at in missing], now_ms)
-        self._uses += len(ids)
+            self._make_room(len(missing))
+            slots[missing] = self._load([ids[at] for at in missing], now_ms, before)
         self._used[slots], self._dirty[slots] = self._uses, True
         return slots
 
     def _lookup(self, ids: Sequence[str]) -> np.ndarray:
         return np.fromiter(map(self._slot_of.get, ids, repeat(-1)), np.int64, len(ids))
 
-    def _load(self, ids: list[str], now_ms: int) -> np.ndarray:
-        """int64 [n]: slots for ids that have none, with their rows."""
-        slots = self._take(len(ids))
+    def _make_room(self, count: int) -> None:
+        """Have as many slots free, of rows that this batch does not use; of new ones where these are not enough."""
+        more = count - len(self._free)
+        if more > 0:
+            others = np.flatnonzero((self._used > 0) & (self._used < self._uses))
+            oldest = others[np.argsort(self._used[others], kind="stable")]
+            self._pack(oldest[: max(more, self._used.size // MADE_FREE)])
+        while len(self._free) < count:
+            self._grow()
+
+    def _load(self, ids: list[str], now_ms: int, uses: int) -> np.ndarray:
+        """int64 [n]: slots for ids that have none, with their rows. `uses`: of all ids, before this batch."""
+        slots = [self._free.pop() for _ in ids]
         self._slot_of.update(zip(ids, slots, strict=True))
         at = np.array(slots, dtype=np.int64)
         self._ids[at] = ids
         used, self._stored_ms[at] = self._unpack(ids, now_ms, self.words, at, leave=False)
-        self._arrived = at[self._uses - used > SOON * self._capacity]
+        self._arrived = at[uses - used > SOON * self.words.shape[0]]
         return at
-
-    def _take(self, count: int) -> list[int]:
-        while len(self._free) < count:
-            self._grow()
-        taken = self._free[len(self._free) - count :]
-        del self._free[len(self._free) - count :]
-        return taken
 
     def _grow(self) -> None:
         size = self.words.shape[0]
@@ -114,30 +117,21 @@ class HotRows:
             rows[missing] = cold[:, :words]
         return rows
 
-    def trim(self, batch: Batch) -> None:
-        """After a batch: pack the visitors that only the one before used, and the rows longest unused where few spare ones are left; what
-        changed among the packed rows that these push out goes into `batch`."""
+    def trim(self) -> None:
+        """After a batch: pack the visitors that only the one before used."""
         visitors = self._visitors[self._used[self._visitors] == self._visited]
         self._visitors, self._visited, self._arrived = self._arrived, self._uses, _NOBODY
-        oldest = self._longest_unused(len(self._slot_of) - visitors.size)
-        cold = np.concatenate([oldest, np.setdiff1d(visitors, oldest, assume_unique=True)]) if oldest.size else visitors
-        if cold.size:
-            pushed_out = self._packed.put(self._packed_rows(cold, clear=True))
-            for id_ in self._ids[cold].tolist():
-                del self._slot_of[id_]
-            self._used[cold], self._ids[cold] = 0, None
-            self._free.extend(cold.tolist())
-            for rows in pushed_out:
-                self._save(batch, rows)
+        self._pack(visitors)
 
-    def _longest_unused(self, held: int) -> np.ndarray:
-        """Slots, from the oldest use on, down to the capacity, where so many held ones are more than half of the spare rows above it."""
-        more = held - self._capacity
-        if more <= self._spare // 2:
-            return _NOBODY
-        slots = np.flatnonzero(self._used)
-        oldest = slots[np.argpartition(self._used[slots], more - 1)[:more]]
-        return oldest[np.argsort(self._used[oldest], kind="stable")]
+    def _pack(self, slots: np.ndarray) -> None:
+        """Free these slots. What changed among the packed rows that theirs push out goes to the store."""
+        if not slots.size:
+            return
+        self._save(self._packed.put(self._packed_rows(slots, clear=True)))
+        for id_ in self._ids[slots].tolist():
+            del self._slot_of[id_]
+        self._used[slots], self._ids[slots] = 0, None
+        self._free.extend(slots.tolist())
 
     def _packed_rows(self, slots: np.ndarray, clear: bool = False) -> Packed:
         keys = keys_of(list(map(str.encode, self._ids[slots].tolist())))
@@ -148,13 +142,13 @@ class HotRows:
         slots = np.flatnonzero((self._used > 0) & self._dirty)
         hot = (self._packed_rows(slots[start : start + FLUSHED_ROWS]) for start in range(0, slots.size, FLUSHED_ROWS))
         for rows in chain(hot, self._packed.flush(FLUSHED_ROWS)):
-            batch = self.table.store.batch()
-            self._save(batch, rows)
-            self.table.store.write(batch)
+            self._save([rows])
         self._dirty[slots], self._stored_ms[slots] = False, self.words[slots, USED]
 
-    def _save(self, batch: Batch, rows: Packed) -> None:
-        """Put those of the rows that changed into `batch`."""
-        changed = rows.changed
-        keys, values = (list(compress(part, changed.tolist())) for part in (rows.keys.split(), rows.values.split()))
-        self.table.save(batch, keys, values, rows.used_ms[changed], rows.stored_ms[changed])
+    def _save(self, several: list[Packed]) -> None:
+        """Write those of the rows that changed."""
+        for rows in several:
+            batch, changed = self.table.store.batch(), rows.changed
+            keys, values = (list(compress(part, changed.tolist())) for part in (rows.keys.split(), rows.values.split()))
+            self.table.save(batch, keys, values, rows.used_ms[changed], rows.stored_ms[changed])
+            self.table.store.write(batch)

@@ -120,7 +120,7 @@ class ItemFeatures:
             examples.clock_ms,
             codes,
             _values(examples),
-            examples.fingerprints("user_id")[:, 0],
+            examples.fingerprints("user_id")[:, 0].copy(),  # as one row a view would be of another type, and the kernel compiled anew
             self._engages[codes],
         )
         learn_items(self._plan, events, self._tables, examples.first_ordinal + 1, before)

@@ -228,9 +228,9 @@ def link(of: Blocks, row: int) -> None:
 
 
 @compiled
-def oldest(of: Blocks, blocks: int, firsts: np.ndarray) -> int:
+def oldest(of: Blocks, wanted: int, firsts: np.ndarray) -> int:
     """Fill `firsts`, int32, with the oldest rows without which that many blocks are free; returns how many rows."""
-    count, free, row = 0, of.ends[_FREE], of.ends[_OLDEST]
-    while free < blocks:
-        firsts[count], count, free, row = row, count + 1, free + blocks_for(of.size[row]), of.newer[row]
+    count, room, row = 0, of.ends[_FREE], of.ends[_OLDEST]
+    while room < wanted:
+        firsts[count], count, room, row = row, count + 1, room + blocks_for(of.size[row]), of.newer[row]
     return count

@@ -36,13 +36,13 @@ class PackedRows:
 
     def get(self, keys: Keys, leave: bool = True) -> Found:
         """The rows of n distinct keys. `leave`: where they are; else they go."""
-        numbers = np.empty(keys.hash.size, dtype=np.int32)
-        find(self._of, keys, numbers)
-        there = numbers != NONE
-        numbers = numbers[there]
-        found = Found(there, self._values(numbers), self._of.used[numbers], self._of.stored_ms[numbers])
+        firsts = np.empty(keys.hash.size, dtype=np.int32)
+        find(self._of, keys, firsts)
+        there = firsts != NONE
+        firsts = firsts[there]
+        found = Found(there, self._values(firsts), self._of.used[firsts], self._of.stored_ms[firsts])
         if not leave:
-            drop(self._of, numbers)
+            drop(self._of, firsts)
         return found
 
     def put(self, rows: Packed) -> list[Packed]:
@@ -58,8 +58,8 @@ class PackedRows:
         """For so many; gives the rows that went for it and had changed."""
         if blocks <= free(self._of):
             return []
-        numbers = np.empty(self._of.next.size, dtype=np.int32)
-        gone = numbers[: oldest(self._of, blocks, numbers)]
+        firsts = np.empty(self._of.next.size, dtype=np.int32)
+        gone = firsts[: oldest(self._of, blocks, firsts)]
         told = self._rows(gone[self._of.changed[gone]])
         drop(self._of, gone)
         return [told]
@@ -74,21 +74,21 @@ class PackedRows:
             self._of.changed[part], self._of.stored_ms[part] = False, rows.used_ms
             yield rows
 
-    def _rows(self, numbers: np.ndarray) -> Packed:
+    def _rows(self, firsts: np.ndarray) -> Packed:
         of = self._of
-        key_bytes = of.key_bytes[numbers]
-        words = self._copied(numbers, np.zeros_like(key_bytes), _words_for(key_bytes))
-        keys = Keys(of.hash[numbers].astype(np.int64), key_bytes.astype(np.int64), words)
-        return Packed(keys, self._values(numbers), of.used[numbers], of.stored_ms[numbers], of.changed[numbers])
+        key_bytes = of.key_bytes[firsts]
+        words = self._copied(firsts, np.zeros_like(key_bytes), _words_for(key_bytes))
+        keys = Keys(of.hash[firsts].astype(np.int64), key_bytes.astype(np.int64), words)
+        return Packed(keys, self._values(firsts), of.used[firsts], of.stored_ms[firsts], of.changed[firsts])
 
-    def _values(self, numbers: np.ndarray) -> Flat:
-        key_words = _words_for(self._of.key_bytes[numbers])
-        return self._copied(numbers, key_words, self._of.size[numbers] - key_words)
+    def _values(self, firsts: np.ndarray) -> Flat:
+        key_words = _words_for(self._of.key_bytes[firsts])
+        return self._copied(firsts, key_words, self._of.size[firsts] - key_words)
 
-    def _copied(self, numbers: np.ndarray, skipped: np.ndarray, sizes: np.ndarray) -> Flat:
+    def _copied(self, firsts: np.ndarray, skipped: np.ndarray, sizes: np.ndarray) -> Flat:
         ends = np.cumsum(sizes, dtype=np.int64)
         into = Flat(np.empty(ends[-1] if ends.size else 0, dtype=np.int64), ends)
-        copy(self._of, numbers, skipped, into)
+        copy(self._of, firsts, skipped, into)
         return into
 
 

@@ -55,7 +55,7 @@ def start_of(values: Flat, at: int) -> int:
 
 
 def flat(values: Sequence[bytes]) -> Flat:
-    """The other way round. Its words may be written: to a kernel, an array that may not is of another type, and compiled anew."""
+    """`Flat.split`, the other way round. The words may be written: a kernel takes an array that may not for another type, compiled anew."""
     words = np.frombuffer(bytearray().join(values), dtype=np.int64)
     return Flat(words, np.cumsum(np.fromiter(map(len, values), np.int64, len(values)) // WORD_BYTES))
 

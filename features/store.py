@@ -199,7 +199,7 @@ def _link(source: Path, target: Path) -> None:
 class ExpiringRows:
     """One column family whose rows are absent once unused for `ttl_ms` of event time.
 
-    A value starts with the time of its last use (int64 ms, never lower than an earlier one of any row). A key starts with the
+    A value starts with the time of its last use (int64 ms). A key starts with the
     generation of that time, `used_ms // ttl_ms`: unexpired rows lie in the current and the previous generation, and older ones
     go by a single range deletion. So expiry costs no scan, and at most two generations are kept, whatever ids come in; what a cache above
     writes when its time is over goes with the next.
@@ -226,7 +226,7 @@ class ExpiringRows:
             ids: n ids.
             values: n values.
             used_ms: int64 [n], the time that each value starts with.
-            loaded_ms: int64 [n], that time in the value that `load` gave, 0 where it gave none.
+            loaded_ms: int64 [n], that time in the value that `load` gave; 0 where it gave none, or one that may stay until it expires.
         """
         new, old = used_ms // self._ttl_ms, loaded_ms // self._ttl_ms
         moved = np.flatnonzero((loaded_ms > 0) & (old != new)).tolist()

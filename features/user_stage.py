@@ -93,7 +93,7 @@ class UserStage:
     def _open(self, store: StateStore) -> None:
         self.store = store
         rows = ExpiringRows(store, USERS, self.config.user_ttl_seconds * MS)
-        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.hot_bytes * 5 // 6, parts(self._plan))
+        self._users = HotRows(rows, self._plan.words, self.config.hot_users, self.config.packed_bytes, parts(self._plan))
         self._duplicates = Duplicates(store, self.config.duplicate_horizon_seconds * MS)
 
     def apply(self, rows: pl.DataFrame, offset: int) -> pl.DataFrame:
@@ -156,10 +156,8 @@ class UserStage:
         told, pair = self._told(accepted, before_ms)
         known = UserEvents(**told, ts_ms=ts_ms, now_ms=now_ms[kept], category=own.categories[own.events][kept], ordinal=versions)
         features = self._learn_users(known)
-        batch = self.store.batch()
-        self._users.trim(batch)
-        self._duplicates.trim(batch)
-        self.store.write(batch)
+        self._users.trim()
+        self._duplicates.trim()
         for table in (self._users.table, self._duplicates.rows):
             table.drop_expired(before_ms, self._now_ms)
         return kept, features, pair
@@ -313,9 +311,7 @@ class UserStage:
 
     def _write_back(self) -> None:
         self._users.flush()
-        batch = self.store.batch()
-        self._duplicates.flush(batch)
-        self.store.write(batch)
+        self._duplicates.flush()
 
     def digest(self) -> str:
         """Of the clock, the counts and every unexpired row; what is swept or published already makes no difference."""

@@ -52,17 +52,13 @@ class Stage:
         now_ms, before_ms = np.array([ms for _, _, ms in events], dtype=np.int64), self._now_ms
         self._now_ms = int(now_ms.max(initial=before_ms))
         repeats = self._duplicates.mark([user for user, _, _ in events], [id_ for _, id_, _ in events], now_ms, before_ms)
-        batch = self._store.batch()
-        self._duplicates.trim(batch)
-        self._store.write(batch)
+        self._duplicates.trim()
         self._duplicates.rows.drop_expired(before_ms, self._now_ms)
         told: list[bool] = repeats.tolist()
         return told
 
     def flush(self) -> None:
-        batch = self._store.batch()
-        self._duplicates.flush(batch)
-        self._store.write(batch)
+        self._duplicates.flush()
 
     def reopen(self) -> None:
         """As after a checkpoint and a restart."""

@@ -16,6 +16,7 @@ from core.ids import SEGMENT_ROWS
 from core.schemas import EVENT, EXAMPLE_BASE, ITEM, TICK
 from core.stage import Examples
 from features.config import ItemConfig
+from features.item_rows import learn_items
 from features.item_stage import ITEM_POPULARITY, ItemFeatures
 from tests.naive_items import NaiveItemColumns, Recorder
 from tests.snapshots import save
@@ -242,3 +243,9 @@ def test_a_snapshot_of_other_settings_is_refused(tmp_path):
 def test_settings_that_cannot_work_are_refused(change):
     with pytest.raises(SettingsError, match=next(iter(change))):
         replace(CONFIG, **change)
+
+
+def test_the_kernel_is_compiled_once_whatever_the_number_of_rows():
+    rows = [event(1_000 * n, f"item-{n}", user=f"user-{n}") for n in range(7)]
+    learn([*rows, removal("item-1")], [3, 1, 2, 1, 1])
+    assert len(learn_items.signatures) == 1
