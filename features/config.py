@@ -105,8 +105,8 @@ class UserConfig:
 
     @property
     def hot_users(self) -> int:
-        """Rows kept in memory as they are, in a fifth of `hot_bytes`."""
-        return max(1, self.hot_bytes // 5 // (self.plan.words * WORD_BYTES))
+        """Rows kept in memory as they are, in a sixth of `hot_bytes`."""
+        return max(1, self.hot_bytes // 6 // (self.plan.words * WORD_BYTES))
 
     @property
     def packed_bytes(self) -> int:
