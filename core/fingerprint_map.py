@@ -22,6 +22,11 @@ class Index(NamedTuple):
     keys: np.ndarray  # int64 [rows, 2]
 
 
+def empty_index(rows: int) -> Index:
+    """For that many."""
+    return Index(empty_slots(rows), np.zeros((rows, 2), dtype=np.int64))
+
+
 @compiled
 def hash_of(key: int) -> int:
     return key & ((1 << HASH_BITS) - 1)
@@ -57,11 +62,17 @@ def find_rows(index: Index, keys: np.ndarray, rows: np.ndarray) -> int:
 
 
 @compiled
+def put_key(index: Index, row: int, high: int, low: int) -> None:
+    """Give the row to a key that has none."""
+    index.keys[row, 0], index.keys[row, 1] = high, low
+    insert(index.slots, hash_of(high), row)
+
+
+@compiled
 def insert_rows(index: Index, keys: np.ndarray, rows: np.ndarray) -> None:
     """Give these rows, int64 [n], to keys, int64 [n, 2], that have none."""
     for i in range(rows.shape[0]):
-        index.keys[rows[i], 0], index.keys[rows[i], 1] = keys[i, 0], keys[i, 1]
-        insert(index.slots, hash_of(keys[i, 0]), rows[i])
+        put_key(index, rows[i], keys[i, 0], keys[i, 1])
 
 
 @compiled
@@ -79,7 +90,7 @@ class FingerprintMap(RowTable):
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._index = Index(empty_slots(capacity), np.zeros((capacity, 2), dtype=np.int64))
+        self._index = empty_index(capacity)
 
     def lookup(self, keys: np.ndarray) -> np.ndarray:
         """int32 [n]: row of each key, int64 [n, 2]; -1 where it has none. Changes nothing."""
@@ -115,7 +126,7 @@ class FingerprintMap(RowTable):
         self._restore_order(state)
         rows, held = max(self.capacity, self.size), np.array(self._by_use(len(self)), dtype=np.int64)
         keys = np.frombuffer(state["keys"], dtype="<i8").reshape(-1, 2)
-        self._index = Index(empty_slots(rows), np.zeros((rows, 2), dtype=np.int64))
+        self._index = empty_index(rows)
         insert_rows(self._index, keys[held], held)
 
     def digest(self) -> str:

@@ -59,7 +59,7 @@ class RowTable:
         self._uses += rows.size
 
     def _take_back(self, row: int) -> None:
-        """Take it back."""
+        """It is free again."""
         self._used[row] = 0
         self._free.append(row)
 

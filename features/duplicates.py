@@ -7,6 +7,7 @@ import numpy as np
 import xxhash
 
 from core.compiled import compiled
+from core.fingerprint_map import Index, empty_index, insert_rows, put_key, row_of
 from core.frames import present
 from core.hashing import FINGERPRINT_BYTES
 from features.store import ExpiringRows, StateStore
@@ -17,34 +18,24 @@ _NEVER = bytes(8)
 
 
 class Seen(NamedTuple):
-    """When ids were last accepted, in a hash table at most half full."""
+    """When ids were last accepted."""
 
-    key: np.ndarray  # int64 [2^k, 2]
-    ms: np.ndarray  # int64 [2^k], 0 where the place is empty
+    ids: Index  # a row per id, in the order in which they came
+    ms: np.ndarray  # int64 [rows]
     held: np.ndarray  # int64 [1], how many
 
 
 def room_for(ids: int) -> Seen:
-    """An empty table."""
-    size = 1 << (2 * ids - 1).bit_length()
-    return Seen(np.zeros((size, 2), dtype=np.int64), np.zeros(size, dtype=np.int64), np.zeros(1, dtype=np.int64))
-
-
-@compiled
-def place_of(seen: Seen, high: int, low: int) -> int:
-    """Where the key is, or would be."""
-    mask: int = seen.ms.shape[0] - 1
-    at = low & mask
-    while seen.ms[at] and (seen.key[at, 0] != high or seen.key[at, 1] != low):
-        at = (at + 1) & mask
-    return at
+    """Without an id."""
+    return Seen(empty_index(ids), np.empty(ids, dtype=np.int64), np.zeros(1, dtype=np.int64))
 
 
 @compiled
 def find(seen: Seen, keys: np.ndarray, ms: np.ndarray) -> None:
     """Fill `ms`, int64 [n], for int64 [n, 2] keys; 0 of one that is not there."""
     for i in range(keys.shape[0]):
-        ms[i] = seen.ms[place_of(seen, keys[i, 0], keys[i, 1])]
+        row = row_of(seen.ids, keys[i, 0], keys[i, 1])
+        ms[i] = seen.ms[row] if row >= 0 else 0
 
 
 @compiled
@@ -59,12 +50,15 @@ def mark_repeats(seen: Seen, keys: np.ndarray, known_ms: np.ndarray, now_ms: np.
         repeats: bool [n]. Filled.
     """
     for i in range(keys.shape[0]):
-        at = place_of(seen, keys[i, 0], keys[i, 1])
-        seen_ms = seen.ms[at] if seen.ms[at] else known_ms[i]
+        row = row_of(seen.ids, keys[i, 0], keys[i, 1])
+        seen_ms = seen.ms[row] if row >= 0 else known_ms[i]
         repeats[i] = seen_ms > 0 and now_ms[i] - seen_ms < horizon_ms
         if not repeats[i]:
-            seen.held[0] += seen.ms[at] == 0
-            seen.key[at, 0], seen.key[at, 1], seen.ms[at] = keys[i, 0], keys[i, 1], now_ms[i]
+            if row < 0:
+                row = seen.held[0]
+                put_key(seen.ids, row, keys[i, 0], keys[i, 1])
+                seen.held[0] += 1
+            seen.ms[row] = now_ms[i]
 
 
 class Duplicates:
@@ -101,11 +95,11 @@ class Duplicates:
 
     def _make_room(self, ids: int) -> None:
         """For so many more."""
-        if 2 * (self._seen.held[0] + ids) > self._seen.ms.size:
-            full, self._seen = self._seen, room_for(int(self._seen.held[0]) + ids)
-            held = np.flatnonzero(full.ms)
-            never = np.zeros_like(held)
-            mark_repeats(self._seen, full.key[held], never, full.ms[held], self._horizon_ms, np.empty(held.size, dtype=np.bool_))
+        held = int(self._seen.held[0])
+        if held + ids > self._seen.ms.size:
+            full, self._seen = self._seen, room_for(held + ids)
+            insert_rows(self._seen.ids, full.ids.keys[:held], np.arange(held))
+            self._seen.ms[:held], self._seen.held[0] = full.ms[:held], held
 
     def _known_ms(self, ids: list[bytes], keys: np.ndarray, before_ms: int) -> np.ndarray:
         """int64 [n]: when each id was last accepted, 0 for never."""
@@ -123,11 +117,11 @@ class Duplicates:
 
     def flush(self) -> None:
         """Write what is in memory to the store, in order. What that has of the same ids is a horizon old: it may stay."""
-        at = np.flatnonzero(self._seen.ms)
-        at = at[np.argsort(self._seen.key[at, 0].byteswap().view(np.uint64))]
-        ms = self._seen.ms[at]
+        held = int(self._seen.held[0])
+        at = np.argsort(self._seen.ids.keys[:held, 0].byteswap().view(np.uint64))
+        ms, keys = self._seen.ms[at], self._seen.ids.keys[at]
         batch = self.rows.store.batch()
-        self.rows.save(batch, _each(self._seen.key[at], FINGERPRINT_BYTES), _each(ms, len(_NEVER)), ms, np.zeros_like(ms))
+        self.rows.save(batch, _each(keys, FINGERPRINT_BYTES), _each(ms, len(_NEVER)), ms, np.zeros_like(ms))
         self.rows.store.write(batch)
         self._seen = room_for(RECENT_IDS)
 

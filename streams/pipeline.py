@@ -46,8 +46,8 @@ def user_config(s: Settings, partition: int) -> UserConfig:
         labels=label_configs(s.labels, s.event_types),
         max_open_impressions=s.max_open_impressions,
         max_items=s.max_items,
-        hot_bytes=(s.store_cache_mib << 20) * 3 // 4 // s.batches_partitions,
-        cache_bytes=(s.store_cache_mib << 20) // 4,
+        hot_bytes=(s.store_cache_mib << 20) * 7 // 8 // s.batches_partitions,
+        cache_bytes=(s.store_cache_mib << 20) // 8,
     )
 
 

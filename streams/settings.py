@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     max_open_impressions: int = Field(1 << 16, ge=1, description="Impressions that await their labels, per label and partition")
     store_cache_mib: int = Field(
-        512, ge=2, description="Memory of a feature worker's state: three quarters for users' rows, one for RocksDB's block cache"
+        512, ge=2, description="Memory of a feature worker's state: seven eighths for users' rows, one for RocksDB's block cache"
     )
     popularity_half_life_seconds: int = Field(1_800, gt=0, description="Of `popular now`")
 

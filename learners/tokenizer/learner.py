@@ -56,11 +56,11 @@ class TokenizerLearner:
 
     def learn_many(self, examples: Examples) -> None:
         """Move the vectors of the items in these rows, in order; encode those that moved far enough, and new ones at once."""
-        n, kind, entries, ids = len(examples), examples.numbers("kind"), examples.texts("item"), examples.texts("item_id")
+        n, kind, ids = len(examples), examples.numbers("kind"), examples.texts("item_id")
         entry = kind == ITEM
         counted = entry | ((kind == EVENT) & np.fromiter((type_ in self._types for type_ in examples.texts("type")), np.bool_, n))
-        counted &= np.fromiter((id_ is not None for id_ in ids), np.bool_, n)
-        removal = counted & entry & np.fromiter((text is None for text in entries), np.bool_, n)
+        counted &= examples.there("item_id")
+        removal = counted & entry & ~examples.there("item")
         start = 0
         for at in np.flatnonzero(removal).tolist():  # a removal frees a row that the next run may give away
             self._learn_run(examples, start + np.flatnonzero(counted[start:at]), entry)

@@ -141,7 +141,7 @@ def _store() -> Json:
 
 
 def _store_cache() -> Json:
-    about = "RocksDB's block cache in use. Good: up to a quarter of `store_cache_mib` for each feature worker."
+    about = "RocksDB's block cache in use. Good: up to an eighth of `store_cache_mib` for each feature worker."
     return timeseries("Block cache", about, "bytes", Query("sum by (instance) (freshet_store_cache_bytes)", "{{instance}}"))
 
 
