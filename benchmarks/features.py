@@ -42,8 +42,8 @@ BATCH = 2_000
 FRAMES_AT_ONCE = 50  # made, then learned: the makers would leave the stages a cold cache of the processor
 USERS = (10_000, 100_000, 1_000_000)
 MANY_USERS = 5_000_000
-SMALL_CACHE_MIB = 96  # of that run: the store is more than five times as large
-EVENTS = 400_000
+SMALL_CACHE_MIB = 92  # of that run: the store is more than five times as large
+EVENTS, TURN = 400_000, 40_000
 ITEMS, ITEM_EXPONENT, USER_EXPONENT = 20_000, 1.0, 1.0
 START_MS, EVENTS_PER_SECOND = 1_767_225_600_000, 1_000
 TYPES = ("impression", "click", "view", "like", "purchase")
@@ -110,38 +110,66 @@ def packed(s: Settings, items: Iterator[Message], events: Iterator[Message]) -> 
 
 
 def of_users(many_users: int) -> Figures:
-    """Events per second by number of users; what the most cost beside the fewest."""
+    """Events per second by number of users; what the most cost beside the fewest. Sizes take turns, as a machine is faster now and then."""
     figures: Figures = {}
-    for users in USERS:
-        rate, _, rss_mb = of_number(settings(batches_partitions=1), users)
-        figures |= {f"users_{users}_events_per_second": rate, f"users_{users}_rss_mb": rss_mb}
+    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
+        runs = [Run(settings(batches_partitions=1), users, Path(directory) / str(users)) for users in USERS]
+        for start in range(0, EVENTS, TURN):
+            for run in runs:
+                run.learn(start, start + TURN)
+        for run in runs:
+            figures |= run.closed()
     rates = [figures[f"users_{users}_events_per_second"] for users in USERS]
     figures["users_flatness_ratio"] = min(rates) / rates[0]
     if many_users:
-        rate, store_mib, rss_mb = of_number(settings(batches_partitions=1, store_cache_mib=SMALL_CACHE_MIB), many_users)
-        name = f"users_{many_users}"
-        figures |= {f"{name}_events_per_second": rate, f"{name}_rss_mb": rss_mb, f"{name}_ratio": rate / rates[0]}
+        with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
+            run = Run(settings(batches_partitions=1, store_cache_mib=SMALL_CACHE_MIB), many_users, Path(directory))
+            run.learn(0, EVENTS)
+            store_mib = run.store_mib
+            figures |= run.closed()
+        figures[f"users_{many_users}_ratio"] = figures[f"users_{many_users}_events_per_second"] / rates[0]
         figures["store_to_cache_ratio"] = store_mib / SMALL_CACHE_MIB
     return figures
 
 
-def of_number(s: Settings, users: int, events: int = EVENTS) -> tuple[float, float, float]:
-    """Events per second over Zipf's users; the store's size then, MiB; memory, MB.
+class Run:
+    """Stages that know so many users, who then come by Zipf.
 
-    Before them every user once, then events by Zipf until as many were seen as in the largest run: a longer log alone costs more.
+    Before, every user came once, and as many events by Zipf as let all sizes have seen equally many: a longer log alone costs more.
     """
-    with tempfile.TemporaryDirectory(prefix="freshet-benchmark-") as directory:
-        stages = made(s, Path(directory))
-        random = np.random.default_rng(users)
-        before = np.concatenate([np.arange(users), zipf(users, USER_EXPONENT, max(0, max(USERS) - users) + events, random)])
+
+    def __init__(self, s: Settings, users: int, directory: Path) -> None:
+        before_mib = _rss_mib()
+        self._users, self._seconds, self._events = users, 0.0, 0
+        self._stages, random = made(s, directory), np.random.default_rng(users)
+        more = zipf(users, USER_EXPONENT, max(0, max(USERS) - users) + EVENTS, random)
+        before = np.concatenate([np.arange(users), more])
         for frame in synthetic(before, 0):
-            apply(stages, frame)
-        frames = list(synthetic(zipf(users, USER_EXPONENT, events, random), before.size))
-        seconds = timed(stages, ((frame, None) for frame in frames))
-        sizes, rss = stages[0].store.sizes_bytes(), psutil.Process().memory_info().rss  # type: ignore[attr-defined]
-        stages[0].close()
-    _progress(f"{users:,} users: {events / seconds:,.0f} events/s, store {sizes['tables'] / 2**20:,.0f} MiB, rss {rss / 2**20:,.0f} MiB")
-    return events / seconds, sizes["tables"] / 2**20, float(round(rss / 2**20))
+            apply(self._stages, frame)
+        self._first, self._chosen = before.size, zipf(users, USER_EXPONENT, EVENTS, random)
+        self._grown_mib = _rss_mib() - before_mib
+
+    def learn(self, start: int, stop: int) -> None:
+        """These of the events, timed."""
+        frames = list(synthetic(self._chosen[start:stop], self._first + start))
+        self._seconds += timed(self._stages, ((frame, None) for frame in frames))
+        self._events += sum(frame.height for frame in frames)
+
+    @property
+    def store_mib(self) -> float:
+        """On disk."""
+        return float(self._stages[0].store.sizes_bytes()["tables"] / 2**20)  # type: ignore[attr-defined]
+
+    def closed(self) -> Figures:
+        """Events per second, and the memory that the stages took, MiB."""
+        rate = self._events / self._seconds
+        _progress(f"{self._users:,} users: {rate:,.0f} events/s, store {self.store_mib:,.0f} MiB, memory {self._grown_mib:,.0f} MiB")
+        self._stages[0].close()
+        return {f"users_{self._users}_events_per_second": rate, f"users_{self._users}_memory_mib": self._grown_mib}
+
+
+def _rss_mib() -> float:
+    return float(round(psutil.Process().memory_info().rss / 2**20))
 
 
 def synthetic(chosen: np.ndarray, first: int) -> Iterator[pl.DataFrame]:
