@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import features, freshness, labels, replay, results, scrape, simulate, throughput
+from benchmarks import features, freshness, labels, replay, results, scrape, simulate, supa, supa_parts, supa_scale, temporal, throughput
 
 NAMES = {
     "throughput": throughput.main,
@@ -13,6 +13,10 @@ NAMES = {
     "simulate": simulate.main,
     "scrape": scrape.main,
     "labels": labels.main,
+    "supa": supa.main,
+    "supa-parts": supa_parts.main,
+    "supa-scale": supa_scale.main,
+    "temporal": temporal.main,
 }
 
 

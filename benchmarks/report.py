@@ -24,6 +24,12 @@ def report(name: str, figures: dict[str, float], notes: dict[str, str] | None = 
     print(json.dumps(figures))
 
 
+def caption() -> str:
+    """Command, date and machine, for a table of its own shape."""
+    date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+    return f"{shlex.join(['python', '-m', 'benchmarks', *sys.argv[1:]])}\n{date}, {machine()}"
+
+
 def machine() -> str:
     model = platform.processor() or platform.machine()
     gib = psutil.virtual_memory().total / 2**30

@@ -63,21 +63,28 @@ class RowTable:
         self._used[row] = 0
         self._free.append(row)
 
-    def _surplus(self) -> list[int]:
-        """Between segments: the rows longest unused, oldest first, without which a segment's worth is free. They count as evicted."""
+    def _surplus(self, credit: np.ndarray | None = None) -> list[int]:
+        """Between segments: the rows longest unused, oldest first, without which a segment's worth is free. They count as evicted.
+
+        Args:
+            credit: int64 [size], uses by which each row counts as used later than it was.
+        """
         room = self.capacity - len(self)
         if room >= _RESERVE:
             return []
-        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room)
+        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room, credit)
         self.evicted += len(oldest)
         return oldest
 
-    def _by_use(self, count: int) -> list[int]:
-        """The `count` rows longest unused, oldest first."""
+    def _by_use(self, count: int, credit: np.ndarray | None = None) -> list[int]:
+        """The `count` rows longest unused, oldest first; of rows that count the same, the one used first."""
         live = np.flatnonzero(self._used)
-        if count < live.size:
-            live = live[np.argpartition(self._used[live], count)[:count]]
-        rows: list[int] = live[np.argsort(self._used[live])].tolist()
+        live = live[np.argsort(self._used[live])] if credit is not None else live
+        counted = self._used[live] if credit is None else self._used[live] + credit[live]
+        if credit is None and count < live.size:
+            nearest = np.argpartition(counted, count)[:count]
+            live, counted = live[nearest], counted[nearest]
+        rows: list[int] = live[np.argsort(counted, kind="stable")][:count].tolist()
         return rows
 
     def _order(self) -> dict[str, Any]:
@@ -139,9 +146,13 @@ class IdMap(RowTable):
             self._take_back(row)
         return row
 
-    def evict(self) -> list[tuple[str, int]]:
-        """Between segments: free the rows longest unused until a segment's worth is free. Returns what went."""
-        gone = [str(self.ids[row]) for row in self._surplus()]
+    def evict(self, credit: np.ndarray | None = None) -> list[tuple[str, int]]:
+        """Between segments: free the rows longest unused until a segment's worth is free. Returns what went.
+
+        Args:
+            credit: int64 [size], uses by which each row counts as used later than it was.
+        """
+        gone = [str(self.ids[row]) for row in self._surplus(credit)]
         return [(id_, self.remove(id_)) for id_ in gone]
 
     def snapshot(self, into: Snapshot) -> None:

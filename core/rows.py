@@ -25,6 +25,13 @@ class Rows:
         self.dirty = np.zeros((capacity + CHUNK_ROWS - 1) // CHUNK_ROWS, dtype=np.bool_)
         self.capacity = capacity
 
+    @classmethod
+    def over(cls, arrays: Mapping[str, np.ndarray], dirty: np.ndarray) -> "Rows":
+        """Of arrays that are there already, all with as many rows, and a mark per chunk."""
+        rows = cls.__new__(cls)
+        rows.arrays, rows.dirty, rows.capacity = dict(arrays), dirty, next(iter(arrays.values())).shape[0]
+        return rows
+
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
 

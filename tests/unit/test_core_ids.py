@@ -18,16 +18,22 @@ class ListModel:
 
     def __init__(self) -> None:
         self.used: list[str] = []
+        self.uses: dict[str, int] = {}  # of all ids, up to the last of each
+        self.count = 0
 
     def touch(self, id_: str) -> None:
+        self.count += 1
+        self.uses[id_] = self.count
         if id_ in self.used:
             self.used.remove(id_)
         self.used.append(id_)
 
-    def evict(self) -> list[str]:
+    def evict(self, credit: dict[str, int] | None = None) -> list[str]:
+        """`credit`: uses by which an id counts as used later than it was."""
         room = CAPACITY - len(self.used)
-        gone = self.used[: RESERVE - room] if room < RESERVE else []
-        self.used = self.used[len(gone) :]
+        order = sorted(self.used, key=lambda id_: self.uses[id_] + (credit or {}).get(id_, 0))
+        gone = order[: RESERVE - room] if room < RESERVE else []
+        self.used = [id_ for id_ in self.used if id_ not in set(gone)]
         return gone
 
 
@@ -52,6 +58,48 @@ def test_map_equals_the_model_over_evictions_and_restores(tmp_path: Path) -> Non
         if number % 3 == 0:
             ids = reopened(ids, tmp_path / "ids")
     assert evicted > RESERVE
+
+
+def credit_of(ids: IdMap, of: dict[str, int]) -> np.ndarray:
+    """int64 [size], of each row."""
+    return np.array([of.get(str(id_), 0) for id_ in ids.ids], np.int64)
+
+
+def test_an_id_with_credit_counts_as_used_later(tmp_path: Path) -> None:
+    """Some ids are worth thousands of uses."""
+    ids, model, plain = IdMap(CAPACITY), ListModel(), IdMap(CAPACITY)
+    worth = {f"i{k}": (k % 7) * 700 for k in range(20_000)}
+    for number, segment in enumerate(segments(12, 3)):
+        ids.admit(segment)
+        plain.admit(segment)
+        for id_ in segment:
+            model.touch(id_)
+        assert [id_ for id_, _ in ids.evict(credit_of(ids, worth))] == model.evict(worth)
+        plain.evict()
+        check_same_ids(ids, model)
+        if number % 3 == 0:
+            ids = reopened(ids, tmp_path / "ids")
+    assert plain.evicted > RESERVE and set(filter(None, ids.ids)) != set(filter(None, plain.ids))
+
+
+def test_credit_of_nothing_changes_nothing() -> None:
+    ids, with_ = IdMap(CAPACITY), IdMap(CAPACITY)
+    for segment in segments(8, 4):
+        ids.admit(segment)
+        with_.admit(segment)
+        assert ids.evict() == with_.evict(np.zeros(with_.size, np.int64))
+    assert ids.digest() == with_.digest()
+
+
+def test_of_equal_counts_the_one_used_first_goes_first() -> None:
+    """Numbers of rows do not matter: "b" has the lower one and was used last."""
+    ids = IdMap(CAPACITY)
+    ids.admit(["b", "a", "c", *(f"i{k}" for k in range(CAPACITY - RESERVE))])
+    ids.admit(["b"])
+    uses = CAPACITY - RESERVE + 4
+    credit = np.full(ids.size, 10 * uses)
+    credit[:3] = 0, uses - 2, 5 * uses  # "a" was use 2
+    assert [id_ for id_, _ in ids.evict(credit)] == ["a", "b", "c"]
 
 
 def test_what_came_and_what_went_is_counted() -> None:

@@ -1,93 +1,22 @@
 """The SUPA learner inside its stage: the same bytes whatever the cut, snapshots, evictions, publications; and that it learns."""
 
-from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from supa_logs import EDGES, SMALL, Row, assert_same_tables, examples, feed, mixed, run
 
 from core.composite import CompositeStage
 from core.errors import SettingsError, SnapshotError
-from core.schemas import DELTA_BASE, EVENT, EXAMPLE_BASE, ITEM
-from core.stage import Examples
+from core.schemas import DELTA_BASE, ITEM
 from learners.supa import SupaConfig, SupaLearner
 from tests.snapshots import save
-
-START_MS = 1_700_000_000_000
-RELATIONS = (("engage", ("click", "like")), ("buy", ("purchase",)))
-SMALL = SupaConfig(
-    seed=3, dimensions=8, relations=RELATIONS, max_users=2048, max_items=2048, ring_size=4, walks=2, walk_length=3, negatives=6
-)
-TYPES = ("click", "click", "like", "purchase", "impression", "hate", "exit", "view")
-
-
-def examples(rows: Iterable[tuple[str, str | None, str | None]]) -> pl.DataFrame:
-    """(type, user, item) a row, a minute apart; of type "remove" and "describe": the catalogue's."""
-    kinds = {"remove": (ITEM, None), "describe": (ITEM, "{}")}
-    return pl.DataFrame(
-        [
-            {
-                "kind": kinds.get(type_, (EVENT, None))[0],
-                "upstream": -1 if type_ in kinds else 0,
-                "clock_ms": START_MS + 60_000 * index,
-                "ts_ms": 0 if type_ in kinds else START_MS + 60_000 * index - 7_000_000 * (index % 11 == 0),
-                "type": None if type_ in kinds else type_,
-                "user_id": user,
-                "item_id": item,
-                "item": kinds.get(type_, (EVENT, None))[1],
-            }
-            for index, (type_, user, item) in enumerate(rows)
-        ],
-        schema=EXAMPLE_BASE,
-    )
-
-
-def mixed(count: int, seed: int = 0, users: int = 40, items: int = 60) -> pl.DataFrame:
-    """Edges, other events, and a catalogue whose items come and go."""
-    random = np.random.default_rng(seed)
-    rows: list[tuple[str, str | None, str | None]] = []
-    for _ in range(count):
-        item = f"i{random.integers(items)}"
-        if random.random() < 0.06:
-            rows.append(("remove" if random.random() < 0.5 else "describe", None, item))
-        else:
-            rows.append((str(random.choice(TYPES)), f"u{random.integers(users)}", item))
-    return examples(rows)
-
-
-class Taped(SupaLearner):
-    """Keeps the column that later parts read."""
-
-    def __init__(self, config: SupaConfig) -> None:
-        super().__init__(config)
-        self.tape: list[np.ndarray] = []
-
-    def learn_many(self, examples: Examples) -> None:
-        super().learn_many(examples)
-        self.tape.append(examples.columns["item_vector"])
-
-
-def run(rows: pl.DataFrame, cuts: Sequence[int] = (), config: SupaConfig = SMALL) -> Taped:
-    learner = Taped(config)
-    feed(CompositeStage([learner], 1), rows, cuts)
-    return learner
-
-
-def feed(stage: CompositeStage, rows: pl.DataFrame, cuts: Sequence[int] = ()) -> None:
-    ends = [*sorted(cuts), rows.height]
-    for start, stop in zip([0, *ends], ends, strict=False):
-        stage.apply(rows[start:stop], 0)
-
-
-def assert_same_tables(one: dict[str, pl.DataFrame], other: dict[str, pl.DataFrame]) -> None:
-    assert one.keys() == other.keys()
-    for name in one:
-        assert one[name].equals(other[name]), name
-
 
 MIXED = mixed(700)
 
@@ -108,8 +37,8 @@ def test_row_by_row_gives_the_same_bytes() -> None:
 
 
 def test_digest_tells_histories_apart() -> None:
-    digests = {run(MIXED[:n]).digest() for n in range(690, 700)} | {run(MIXED, config=SupaConfig(**{**SMALL.__dict__, "seed": 4})).digest()}
-    edges = MIXED[690:699].filter(pl.col("type").is_in(["click", "like", "purchase"]) | pl.col("item").is_null() & (pl.col("kind") == ITEM))
+    digests = {run(MIXED[:n]).digest() for n in range(690, 700)} | {run(MIXED, config=replace(SMALL, seed=4)).digest()}
+    edges = MIXED[690:699].filter(pl.col("type").is_in(EDGES) | pl.col("item").is_null() & (pl.col("kind") == ITEM))
     assert len(digests) >= edges.height
 
 
@@ -159,7 +88,7 @@ def served(learner: SupaLearner) -> dict[tuple[str, str], bytes]:
     for name, nodes in (("user_vectors", learner.users), ("item_vectors", learner.items)):
         for row, id_ in enumerate(nodes.ids.ids):
             if id_ is not None:
-                bias = nodes.table.bias[row, 0].tobytes() if name == "item_vectors" else b""
+                bias = nodes.biases(np.array([row])).tobytes() if name == "item_vectors" else b""
                 out[name, id_] = nodes.vectors(np.array([row])).tobytes() + bias
     return out
 
@@ -236,40 +165,109 @@ def test_the_longest_unused_make_room_and_come_back_as_new() -> None:
     learner = SupaLearner(SMALL)
     stage = CompositeStage([learner], 1)
     feed(stage, examples(rows), range(100, 4000, 100))
-    table, ids = learner.users.table, learner.users.ids
+    table, ids = learner.graph.table, learner.users.ids
     gone = learner.touched()["user_vectors"].filter("removed")
     assert "u1" in gone["id"] and gone["vector"].null_count() == gone.height
-    assert len(ids) <= SMALL.max_users - 512 + 256 and int(table.alive.sum()) == len(ids)
+    assert len(ids) <= SMALL.max_users - 512 + 256 and int(learner.users.rows["alive"].sum()) == len(ids)
     assert (ids.lookup(["regular0", "regular4"]) >= 0).all() and ids.lookup(["u1"])[0] == -1
     free = [row for row, id_ in enumerate(ids.ids) if id_ is None]
-    assert free and not table.long[free].any() and not table.context[free].any() and table.rings.generation[free].all()
+    assert free and not table.long[free].any() and not table.context[free].any() and table.neighbours.generation[free].all()
     assert learner.digest() == run(examples(rows)).digest()
     stage.apply(examples([("click", "u1", "i0")]), 0)
     back = learner.touched()["user_vectors"].filter(pl.col("id") == "u1")
     assert back["removed"].to_list() == [False] and back["version"].to_list() == [4000]
 
 
+def users_left(worth: float, rows: list[Row]) -> set[str]:
+    """Who has a row after a log."""
+    config = SupaConfig(dimensions=8, max_users=2048, max_items=2048, stay_per_doubling=worth)
+    return {id_ for id_ in run(examples(rows), config=config).users.ids.ids if id_}
+
+
+@pytest.mark.parametrize(("worth", "stays"), [(0.0, False), (0.0625, True), (0.25, True)])
+def test_a_user_of_many_edges_outlives_some_who_came_a_little_later(worth: float, stays: bool) -> None:
+    """ "loyal" was there 64 times, before all but a few of those who go."""
+    before: list[Row] = [("click", f"a{n}", "i0") for n in range(136)]
+    rows: list[Row] = [*before, *[("click", "loyal", "i0")] * 64, *[("click", f"b{n}", "i0") for n in range(1592)]]
+    left = users_left(worth, rows)
+    assert ("loyal" in left) == stays
+    assert "a0" not in left and "b0" not in left and "b1591" in left
+
+
+def test_rows_go_by_last_use_and_edges() -> None:
+    """Against all users sorted by their last use and log2 of their edges, at the end of each segment."""
+    worth, random, gone = 0.03, np.random.default_rng(0), set[str]()
+    users = [f"u{random.integers(6000 if random.random() < 0.7 else 400)}" for _ in range(5120)]
+    uses, edges = dict[str, int](), dict[str, int]()
+    for n, user in enumerate(users):
+        uses[user], edges[user] = n + 1, edges.get(user, 0) + 1
+        if n % 256 == 255:
+            counts = {id_: use + int(worth * 2048 * np.log2(1.0 + edges[id_])) for id_, use in uses.items()}
+            for id_ in sorted(uses, key=lambda id_: (counts[id_], uses[id_]))[: max(0, len(uses) - 1536)]:
+                del uses[id_], edges[id_]
+                gone.add(id_)
+    assert users_left(worth, [("click", user, "i0") for user in users]) == uses.keys() and len(gone) > 200
+
+
+UNDOES = replace(SMALL, undo_types=("hate", "exit"))
+
+
+def test_an_event_that_undoes_takes_the_pair_out_of_both_and_changes_nothing_else() -> None:
+    edges: list[Row] = [("click", f"u{n % 3}", f"i{n % 4}") for n in range(12)]
+    with_, without = (run(examples([*edges, (type_, "u1", "i2")]), config=UNDOES) for type_ in ("hate", "impression"))
+    of, other = with_.graph.table.neighbours, without.graph.table.neighbours
+    pair = int(with_.users.lookup(["u1"])[0]), int(with_.items.lookup(["i2"])[0])
+    for row, met in (pair, pair[::-1]):
+        assert set(other.row[row, : other.held[row]].tolist()) - set(of.row[row, : of.held[row]].tolist()) == {met}
+    rings = {"row", "neighbour_generation", "relation", "meetings", "ts_ms", "held"}
+    for name, array in with_.graph.arrays.items():
+        changed = np.flatnonzero((array != without.graph.arrays[name]).reshape(len(array), -1).any(axis=1))
+        assert set(changed.tolist()) <= set(pair) and (name in rings or changed.size == 0), name
+    assert_same_tables(with_.touched(), without.touched())
+    assert np.array_equal(with_.tape[0], without.tape[0]), "the item's vector is told all the same"
+    assert with_.updates == 12
+
+
+@pytest.mark.parametrize("pair", [("u1", "i9"), ("u9", "i1"), ("u9", "i9"), ("u0", "i1"), ("", "i1")])
+def test_there_is_nothing_to_undo_where_a_pair_never_met(pair: tuple[str, str]) -> None:
+    edges: list[Row] = [("click", f"u{n % 3}", f"i{n % 3}") for n in range(12)]
+    with_, without = (run(examples([*edges, (type_, *pair)]), config=UNDOES) for type_ in ("exit", "impression"))
+    assert with_.digest() == without.digest()
+    assert np.array_equal(with_.tape[0], without.tape[0])
+
+
+def test_a_pair_that_meets_again_is_new() -> None:
+    rows: list[Row] = [(type_, "u", "a") for type_ in ("click", "like", "hate", "purchase")]
+    of = run(examples([("click", "u", "b"), *rows]), config=UNDOES).graph.table.neighbours
+    assert of.held[0] == 2 and of.meetings[0, :2].tolist() == [1, 1] and of.relation[0, :2].tolist() == [0, 1]
+
+
+def test_events_that_undo_may_fall_anywhere_in_a_batch() -> None:
+    whole, cut = run(MIXED, config=UNDOES), run(MIXED, range(1, MIXED.height), UNDOES)
+    assert cut.digest() == whole.digest() != run(MIXED).digest()
+    assert np.concatenate(cut.tape).tobytes() == np.concatenate(whole.tape).tobytes()
+
+
 def passing_items(count: int) -> pl.DataFrame:
     """Thirty items at a time; every fifth row the oldest goes, and a new one will get its row."""
-    random, rows = np.random.default_rng(5), list[tuple[str, str | None, str | None]]()
+    random, rows = np.random.default_rng(5), list[Row]()
     for n in range(count):
         rows.append(("click", f"u{random.integers(40)}", f"i{n // 5 + 1 + random.integers(30)}"))
         rows += [("remove", None, f"i{n // 5}")] if n % 5 == 4 else []
     return examples(rows)
 
 
-def test_a_ring_never_points_to_the_wrong_id() -> None:
-    """Every ring entry of the right generation names a neighbour that the log holds for this very pair."""
+def test_no_neighbour_has_the_wrong_id() -> None:
+    """Every entry of the right generation names a neighbour that the log holds for this very pair."""
     learner, rows = SupaLearner(SMALL), passing_items(1500)
     feed(CompositeStage([learner], 1), rows)
-    met = set(rows.filter(pl.col("type").is_in(["click", "like", "purchase"])).select("user_id", "item_id").iter_rows())
-    valid = stale = 0
+    met = set(rows.filter(pl.col("type").is_in(EDGES)).select("user_id", "item_id").iter_rows())
+    valid, stale, of = 0, 0, learner.graph.table.neighbours
     for user_row, user in enumerate(learner.users.ids.ids):
-        ring = learner.users.table.rings
-        for slot in range(min(int(ring.written[user_row]), SMALL.ring_size)):
-            item_row = ring.row[user_row, slot]
-            if learner.items.table.rings.generation[item_row] == ring.neighbour_generation[user_row, slot]:
-                assert (user, learner.items.ids.ids[item_row]) in met
+        for entry in range(int(of.held[user_row])):
+            item_row = of.row[user_row, entry]
+            if of.generation[item_row] == of.neighbour_generation[user_row, entry]:
+                assert (user, learner.items.ids.ids[item_row - learner.items.first]) in met
                 valid += 1
             else:
                 stale += 1
@@ -305,9 +303,9 @@ TWICE = (("a", ("click",)), ("b", ("click",)))
 
 
 @pytest.mark.parametrize("wrong", [{"dimensions": 12}, {"relations": ()}, {"relations": TWICE}, {"ring_size": 0}, {"max_users": 10}])
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        SupaLearner(SupaConfig(**{**SMALL.__dict__, **wrong}))
+        SupaLearner(replace(SMALL, **wrong))
 
 
 def test_a_snapshot_of_other_sizes_is_refused(tmp_path: Path) -> None:
