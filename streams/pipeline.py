@@ -122,13 +122,14 @@ def learner_stage(s: Settings, batches_partitions: int, parts: Sequence[str] = P
 
 
 def supa_config(s: Settings) -> SupaConfig:
-    """Users are only ever asked for items, so negatives are of the type of the node that was met."""
+    """Users are only ever asked for items, so negatives are of the type of the node that was met; and walks need few neighbours."""
     return SupaConfig(
         dimensions=s.dimensions,
         max_users=s.max_users,
         max_items=s.max_items,
         negative_block_rows=s.negative_block_rows,
         typed_share=1.0,
+        ring_size=16,
         seed=s.seed,
     )
 

@@ -83,7 +83,7 @@ class SupaConfig:
     walks: int = 1
     walk_length: int = 1
     schemas: tuple[Schema, ...] = ()
-    newest_of: int = 2
+    newest_of: int = 1
     hop_weight: float = 0.5
     propagation: str = "weight"
     decay: str = "log"
@@ -99,7 +99,7 @@ class SupaConfig:
     bias_rate: float = 0.3
     initial_scale: float = 0.2
     max_gradient_norm: float = 10.0
-    forget_half_life_seconds: float = 0.0
+    forget_half_life_seconds: float = 140 * 86_400.0
     serving: str = "trained"
     threads: int = 1
     memory_every: int = 0

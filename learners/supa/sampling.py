@@ -7,7 +7,7 @@ import numpy as np
 from core.compiled import compiled, inlined
 from core.randomness import fill
 from learners.supa.neighbours import Slots, WalkRule, below, walk
-from learners.supa.table import Table, fade, stamp
+from learners.supa.table import Table, due, fade, stamp
 
 TRIES = 3  # draws per negative before the edge goes with fewer
 _NEGATIVES, WALKS = np.uint64(0x53500000), np.uint64(0x53500010)  # random streams, + end
@@ -151,6 +151,8 @@ def sample(table: Table, side: int, edge: Edge, rule: SampleRule, slots: Slots, 
 @compiled
 def fade_slots(table: Table, slots: Slots, count: int, edge: Edge, forget_per_ms: float) -> None:
     """Forget the rows of the slots up to now."""
+    faded_ms = table.faded_ms  # few rows are due, and a call with the whole table costs more than asking
     for k in range(count):
-        if fade(table, slots.row[k], edge.ts_ms, forget_per_ms):
-            stamp(table, slots.row[k], edge.behind[0], edge.behind[1])
+        row = slots.row[k]
+        if due(edge.ts_ms - faded_ms[row], forget_per_ms) and fade(table, row, edge.ts_ms, forget_per_ms):
+            stamp(table, row, edge.behind[0], edge.behind[1])

@@ -63,14 +63,20 @@ def _shrink(table: Table, row: int, part: float) -> None:
             table.context[row, relation, i] *= scale
 
 
+@inlined
+def due(passed_ms: int, forget_per_ms: float) -> bool:
+    """Whether a row that was faded so long ago is to be faded again."""
+    return passed_ms * forget_per_ms * FORGET_STEPS >= math.log(2.0)
+
+
 @compiled
 def fade(table: Table, row: int, ts_ms: int, forget_per_ms: float) -> bool:
     """Forgetting, put off until the row is next read by the learning: everything learned of it halves in a half-life of event time.
     Returns whether it changed."""
-    passed = (ts_ms - table.faded_ms[row]) * forget_per_ms
-    if passed * FORGET_STEPS < math.log(2.0):
+    passed_ms = ts_ms - table.faded_ms[row]
+    if not due(passed_ms, forget_per_ms):
         return False
-    _shrink(table, row, math.exp(-passed))
+    _shrink(table, row, math.exp(-passed_ms * forget_per_ms))
     table.faded_ms[row] = ts_ms
     return True
 

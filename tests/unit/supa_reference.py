@@ -22,7 +22,10 @@ from learners.supa.undo import Undo, new_undo
 DAY_MS = 86_400_000
 START_MS = 1_700_000_000_000
 RELATIONS = (("engage", ("click",)), ("buy", ("purchase",)))
-BUSY = SupaConfig(seed=7, dimensions=16, relations=RELATIONS, ring_size=4, walks=2, walk_length=3, negatives=9, negative_block_rows=4)
+BUSY = SupaConfig(
+    seed=7, dimensions=16, relations=RELATIONS, ring_size=4, walks=2, walk_length=3, newest_of=2, negatives=9, negative_block_rows=4,
+    forget_half_life_seconds=0,
+)  # fmt: skip
 LETTERS = "uit"  # the first of an id tells its node type
 WALKS, NEGATIVES, TRIES = 0x53500010, 0x53500000, 3
 MOST_MEETINGS = 65_535

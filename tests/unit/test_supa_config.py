@@ -89,7 +89,7 @@ def test_the_kernel_is_told_the_settings() -> None:
     assert (rule.rates.vectors, rule.rates.biases, rule.rates.max_gradient_norm) == (config.rate, config.bias_rate, 10.0)
     assert [SupaConfig(decay=name).rule().sample.walk.decay for name in ("log", "exp", "rev")] == [LOG, EXP, REV]
     assert not (rule.sigmoid or rule.interaction or rule.published or rule.sample.walk.published)
-    assert SupaConfig().rule().forget_per_ms == 0.0
+    assert SupaConfig(forget_half_life_seconds=0).rule().forget_per_ms == 0.0
 
 
 def test_schemas_become_arrays() -> None:
