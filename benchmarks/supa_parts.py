@@ -118,7 +118,7 @@ def tables(told: Mapping[str, Mapping[str, Measured]]) -> str:
     """Markdown."""
     head = "".join(f" {graph} MRR | H@50 | new MRR | edges/s |" for graph in told)
     lines = [
-        f"`{caption().splitlines()[0]}`, {caption().splitlines()[1].partition(', load')[0]}.",
+        f"`python -m benchmarks supa-parts {' '.join(f'DATA/{graph}' for graph in told)}`, {caption().splitlines()[1]}.",
         "",
         f"| |{head}",
         f"|---|{'---:|' * 4 * len(told)}",
