@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks import features, freshness, labels, replay, results, scrape, simulate, supa, supa_parts, supa_scale, temporal, throughput
+from core.errors import SettingsError
 
 NAMES = {
     "throughput": throughput.main,
@@ -24,7 +25,14 @@ def main() -> int:
     if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
         print(f"usage: python -m benchmarks {{{'|'.join(NAMES)}}} [--help]", file=sys.stderr)
         return 2
-    NAMES[sys.argv[1]](sys.argv[2:])
+    try:
+        NAMES[sys.argv[1]](sys.argv[2:])
+    except SettingsError as error:
+        print(f"{sys.argv[1]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{sys.argv[1]}: interrupted, nothing was told", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,5 +1,6 @@
 """How a benchmark tells what it measured, where and when."""
 
+import argparse
 import datetime
 import json
 import os
@@ -22,6 +23,17 @@ def report(name: str, figures: dict[str, float], notes: dict[str, str] | None = 
         table.add_row(key, f"{value:,.1f}" if isinstance(value, float) else str(value))
     Console(highlight=False).print(table)
     print(json.dumps(figures))
+
+
+def at_least_one(text: str) -> int:
+    """The type of an option that counts something.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number above 0.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0 is wanted, got {text}")
+    return int(text)
 
 
 def caption() -> str:

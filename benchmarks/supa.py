@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.data import folder
 from benchmarks.graph_model import Scores, Trained, learned_scores, memory_scores, train
-from benchmarks.report import caption
+from benchmarks.report import at_least_one, caption
 from evaluation.links.graph import Graph, read_graph
 from evaluation.links.static import LinkScores, evaluate
 from learners.baselines.links import History, static_baselines
@@ -72,8 +72,8 @@ def hogwild(threads: int) -> Contender:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks supa", description=__doc__, epilog="Example: supa --graph data/supa_uci")
     parser.add_argument("--graph", type=Path, help=f"default: {DEFAULT_GRAPH} among the data")
-    parser.add_argument("--seeds", type=int, default=3, help="of which the median is told (default: 3)")
-    parser.add_argument("--threads", type=int, default=1, help="more than 1: a row of that many, without locks (default: 1)")
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="of which the median is told (default: 3)")
+    parser.add_argument("--threads", type=at_least_one, default=1, help="more than 1: a row of that many, without locks (default: 1)")
     parser.add_argument("--without-paper", action="store_true", help="leave out the published workflow, which takes minutes")
     given = parser.parse_args(arguments)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.graph_model import learned_scores, train
-from benchmarks.report import caption
+from benchmarks.report import at_least_one, caption
 from evaluation.links.graph import Graph, read_graph
 from evaluation.links.static import evaluate
 from evaluation.report.charts import Mark, Row, dot_plot
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m benchmarks supa-parts", description=__doc__, epilog="Example: supa-parts data/supa_uci"
     )
     parser.add_argument("graphs", type=Path, nargs="+", metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=at_least_one, default=3)
     given = parser.parse_args(arguments)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     told = {path.name: measured(read_graph(path), given.seeds) for path in given.graphs}

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import report
-from core.rows import Rows
+from benchmarks.report import at_least_one, report
+from core.errors import SettingsError
+from core.rows import CHUNK_ROWS, Rows
 from core.snapshot import Snapshot
 from learners.supa import SupaConfig
 from learners.supa.graph import SupaGraph, fields
@@ -60,10 +61,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks supa-scale", description=__doc__, epilog="Example: supa-scale --nodes 10000"
     )
-    parser.add_argument("--nodes", type=int, nargs="+", default=list(NODES))
-    parser.add_argument("--edges", type=int, default=EDGES, help=f"measured on each size (default: {EDGES:,})")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--nodes", type=at_least_one, nargs="+", default=list(NODES))
+    parser.add_argument("--edges", type=at_least_one, default=EDGES, help=f"measured on each size (default: {EDGES:,})")
+    parser.add_argument("--threads", type=at_least_one, default=1)
     given = parser.parse_args(arguments)
+    if min(given.nodes) < 2:
+        raise SettingsError(f"`--nodes` must be at least 2, got {min(given.nodes)}: half are users, half are items")
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
     Size(2_000, 100, given.threads)  # compiled now
     sizes = [Size(nodes, given.edges, given.threads) for nodes in given.nodes]
@@ -72,8 +75,10 @@ def main(arguments: Sequence[str]) -> None:
             size.turn(start)
     rates = {f"edges_per_second_{size.nodes}": round(size.learned / size.seconds) for size in sizes}
     least = min(size.learned / size.seconds for size in sizes) / max(size.learned / size.seconds for size in sizes)
-    memory = {"bytes_per_row": row_bytes(sizes[0].config), "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
-    report("SUPA by number of nodes", {**rates, "slowest_to_fastest": round(least, 3), **memory, **snapshots(sizes[-1])})
+    largest = sizes[-1]
+    sizes.clear()  # their memory is needed
+    memory = {"bytes_per_row": row_bytes(largest.config), "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    report("SUPA by number of nodes", {**rates, "slowest_to_fastest": round(least, 3), **memory, **snapshots(largest)})
 
 
 def row_bytes(config: SupaConfig) -> int:
@@ -82,19 +87,20 @@ def row_bytes(config: SupaConfig) -> int:
 
 
 def snapshots(size: Size) -> dict[str, float]:
-    """Seconds to save and to restore all rows, and whether they are the same bytes."""
-    with tempfile.TemporaryDirectory() as name:
-        started, graph = time.perf_counter(), size.graph
-        for type_, arrays in enumerate(graph.arrays_of_type):
-            folder = Path(name, str(type_))
-            folder.mkdir()
-            snapshot = Snapshot(folder)
-            Rows.over(arrays, np.ones(len(arrays["alive"]) >> 12, np.bool_)).snapshot(snapshot, size.half)
+    """Seconds to save and to restore all rows, and whether they are the same bytes; type by type, to spare memory."""
+    saving = restoring = 0.0
+    same = True
+    for arrays in size.graph.arrays_of_type:
+        rows, back = (
+            Rows.over(arrays, np.ones(len(arrays["alive"]) // CHUNK_ROWS, np.bool_)),
+            Rows(len(arrays["alive"]), fields(size.config)),
+        )
+        with tempfile.TemporaryDirectory() as name:
+            started, snapshot = time.perf_counter(), Snapshot(Path(name))
+            rows.snapshot(snapshot, size.half)
             snapshot.flush()
-        saved = time.perf_counter()
-        back = SupaGraph(size.config, (size.half, size.half))
-        for type_, arrays in enumerate(back.arrays_of_type):
-            Rows.over(arrays, np.ones(len(arrays["alive"]) >> 12, np.bool_)).restore(Path(name, str(type_)))
-        restored = time.perf_counter()
-        same = all(np.array_equal(graph.arrays[key], back.arrays[key]) for key in graph.arrays)
-    return {"snapshot_seconds": saved - started, "restore_seconds": restored - saved, "same_bytes": int(same)}
+            saved = time.perf_counter()
+            back.restore(Path(name))
+            saving, restoring = saving + saved - started, restoring + time.perf_counter() - saved
+        same = same and all(np.array_equal(array, back[key]) for key, array in arrays.items())
+    return {"snapshot_seconds": saving, "restore_seconds": restoring, "same_bytes": int(same)}

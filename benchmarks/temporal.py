@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.data import folder
-from benchmarks.report import caption
+from benchmarks.report import at_least_one, caption
 from benchmarks.supa import MEMORY_EVERY
 from core.hashing import fingerprints
 from evaluation.links.temporal import Stream, StreamScores, TemporalModel, evaluate_stream, read_stream
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         prog="python -m benchmarks temporal", description=__doc__, epilog="Example: temporal --edges data/edges.parquet"
     )
     parser.add_argument("--edges", type=Path, help=f"default: {DEFAULT_EDGES} among the data")
-    parser.add_argument("--seeds", type=int, default=3, help="of which the median is told (default: 3)")
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="of which the median is told (default: 3)")
     given = parser.parse_args(arguments)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     stream = read_stream(given.edges or folder(DEFAULT_EDGES) / DEFAULT_EDGES)

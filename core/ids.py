@@ -1,7 +1,7 @@
 """Strings outside, dense rows inside: an exact map with a bounded number of rows."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,8 @@ from core.errors import SettingsError
 from core.snapshot import Snapshot
 
 Key = TypeVar("Key", str, bytes)
+
+Credit = Callable[[], np.ndarray]  # int64 [size]: uses by which each row counts as used later than it was
 
 SEGMENT_ROWS = 256  # the learner stage cuts its log here, whatever the batches were; maintenance happens at the cuts
 _FILE = "ids.msgpack"
@@ -63,16 +65,12 @@ class RowTable:
         self._used[row] = 0
         self._free.append(row)
 
-    def _surplus(self, credit: np.ndarray | None = None) -> list[int]:
-        """Between segments: the rows longest unused, oldest first, without which a segment's worth is free. They count as evicted.
-
-        Args:
-            credit: int64 [size], uses by which each row counts as used later than it was.
-        """
+    def _surplus(self, credit: Credit | None = None) -> list[int]:
+        """Between segments: the rows longest unused, oldest first, without which a segment's worth is free. They count as evicted."""
         room = self.capacity - len(self)
         if room >= _RESERVE:
             return []
-        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room, credit)
+        oldest = self._by_use(max(_RESERVE, self.capacity // 64) - room, credit() if credit else None)
         self.evicted += len(oldest)
         return oldest
 
@@ -146,11 +144,11 @@ class IdMap(RowTable):
             self._take_back(row)
         return row
 
-    def evict(self, credit: np.ndarray | None = None) -> list[tuple[str, int]]:
+    def evict(self, credit: Credit | None = None) -> list[tuple[str, int]]:
         """Between segments: free the rows longest unused until a segment's worth is free. Returns what went.
 
         Args:
-            credit: int64 [size], uses by which each row counts as used later than it was.
+            credit: asked only where rows must go.
         """
         gone = [str(self.ids[row]) for row in self._surplus(credit)]
         return [(id_, self.remove(id_)) for id_ in gone]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.compiled import compiled
+from core.ranks import mean_rank
 from evaluation.links.graph import Edges, Graph
 from evaluation.links.scores import Parts, score_parts
-from evaluation.lists import mean_rank
 
 Scores = Callable[[int, int], np.ndarray]  # (query, relation) -> float [nodes], as of the end of training
 

@@ -1,7 +1,7 @@
 """Settings of SUPA. Defaults were compared on UCI and Taobao; `python -m benchmarks supa` measures every part of them."""
 
 from dataclasses import dataclass, replace
-from math import log
+from math import inf, log
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ MAX_RELATIONS = 255  # neighbours keep a relation in one byte
 MAX_NODE_TYPES = 255
 MAX_SIGHTINGS = 255  # counted in one byte
 DECAYS = {"log": LOG, "exp": EXP, "rev": REV}
+TINIEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # what vectors may hold
 EVERY = "*"  # in a schema: any node type, or any relation
 Hop = tuple[tuple[str, ...], str]  # relations that it may take (or EVERY), node type that it leads to (or EVERY)
 Schema = tuple[str, tuple[Hop, ...]]  # node type where it begins, hops
@@ -114,48 +115,32 @@ class SupaConfig:
     def __post_init__(self) -> None:
         if self.dimensions <= 0 or self.dimensions % LANES:
             raise SettingsError(f"`dimensions` must be a positive multiple of {LANES}, got {self.dimensions}")
-        for name, most in (("relations", MAX_RELATIONS), ("node_types", MAX_NODE_TYPES)):
-            if not 1 <= len(getattr(self, name)) <= most:
-                raise SettingsError(f"`{name}` must name 1 to {most}, got {len(getattr(self, name))}")
-        types = [*self.undo_types, *(name for _, names in self.relations for name in names)]
-        if len(types) != len(set(types)):
-            raise SettingsError(f"`relations` and `undo_types` list an event type twice: {sorted(types)}")
-        self._check_least({"ring_size": 1, "walks": 0, "walk_length": 1, "newest_of": 1, "negatives": 1, "negative_block_rows": 1})
-        self._check_least(
-            {
-                "seed": 0,
-                "admit_after": 1,
-                "threads": 1,
-                "passes": 0,
-                "memory_every": 0,
-                "validation_edges": 1,
-                "validate_every": 1,
-                "patience": 1,
-            }
-        )
-        self._check_least({"forget_half_life_seconds": 0, "bias_rate": 0, "typed_share": 0, "stay_per_doubling": 0})
-        for name, known in (
-            ("decay", DECAYS),
-            ("loss", _LOSSES),
-            ("propagation", _PROPAGATIONS),
-            ("serving", _SERVINGS),
-            ("memory_question", _QUESTIONS),
-        ):
+        self._check_names()
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:  # NaN is in no range
+                raise SettingsError(f"`{name}` must be {_range_text(least, most)}, got {getattr(self, name)}")
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 raise SettingsError(f"`{name}` must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if self.admit_after > MAX_SIGHTINGS:
-            raise SettingsError(f"`admit_after` must be at most {MAX_SIGHTINGS}, got {self.admit_after}")
         if self.threads > 1 and (self.passes or self.memory_every):
             raise SettingsError(
                 f"`threads` must be 1 with `passes` or `memory_every`, got {self.threads}: both need the order of the edges"
-            )
-        if self.typed_share > 1:
-            raise SettingsError(f"`typed_share` must be at most 1, got {self.typed_share}")
+            )  # fmt: skip
         if self.validation_edges >= self.batch_edges:
             raise SettingsError(f"`validation_edges` must be below `batch_edges`, got {self.validation_edges} and {self.batch_edges}")
+        self._schema_arrays()
+
+    def _check_names(self) -> None:
+        """Each at most once, and those that are told to exist do."""
+        relations = [name for name, _ in self.relations]
+        for setting, names, most in (("relations", relations, MAX_RELATIONS), ("node_types", self.node_types, MAX_NODE_TYPES)):
+            if not 1 <= len(names) <= most or len(names) != len(set(names)):
+                raise SettingsError(f"`{setting}` must name 1 to {most}, each once, got {', '.join(names) or 'none'}")
+        types = [*self.undo_types, *(name for _, names in self.relations for name in names)]
+        if len(types) != len(set(types)):
+            raise SettingsError(f"`relations` and `undo_types` list an event type twice: {sorted(types)}")
         if unknown := set(self.asking_types) - set(self.node_types):
             raise SettingsError(f"`asking_types` names {unknown.pop()!r}; `node_types` has {', '.join(self.node_types)}")
-        self._schema_arrays()
 
     @property
     def identity(self) -> dict[str, int]:
@@ -171,11 +156,6 @@ class SupaConfig:
             "batch_edges": self.batch_edges if self.passes else 0,
             "validation_edges": self.validation_edges if self.passes else 0,
         }
-
-    def _check_least(self, least: dict[str, int]) -> None:
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise SettingsError(f"`{name}` must be at least {bound}, got {getattr(self, name)}")
 
     def relation_of(self) -> dict[str, int]:
         """Event type -> index of its relation."""
@@ -226,7 +206,31 @@ class SupaConfig:
         return [known.index(name) for name in names]
 
 
-_LOSSES, _PROPAGATIONS, _SERVINGS, _QUESTIONS = ("softmax", "sigmoid"), ("weight", "logit"), ("trained", "published"), ("next", "later")
+_QUESTIONS = ("next", "later")
+_CHOICES = {
+    "decay": tuple(DECAYS),
+    "loss": ("softmax", "sigmoid"),
+    "propagation": ("weight", "logit"),
+    "serving": ("trained", "published"),
+    "memory_question": _QUESTIONS,
+}
+_COUNT, _COUNT_OR_NONE, _ABOVE_ZERO, _ZERO_OR_MORE, _SHARE = (1, inf), (0, inf), (TINIEST, LARGEST), (0, LARGEST), (0, 1)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("ring_size", "walk_length", "newest_of", "negatives", "negative_block_rows", "threads"), _COUNT),
+    **dict.fromkeys(("validation_edges", "validate_every", "patience"), _COUNT),
+    **dict.fromkeys(("seed", "walks", "passes", "memory_every"), _COUNT_OR_NONE),
+    **dict.fromkeys(("decay_unit_seconds", "rate", "max_gradient_norm", "initial_scale"), _ABOVE_ZERO),
+    **dict.fromkeys(("hop_weight", "bias_rate", "forget_half_life_seconds", "stay_per_doubling"), _ZERO_OR_MORE),
+    **dict.fromkeys(("typed_share", "tau"), _SHARE),
+    "admit_after": (1, MAX_SIGHTINGS),
+}
+
+
+def _range_text(least: float, most: float) -> str:
+    """Of a setting's values, for who has to change one."""
+    lower = "above 0" if least == TINIEST else f"at least {least:g}"
+    return lower if most >= LARGEST else f"{lower} and at most {most:g}"
+
 
 PAPER: dict[str, Any] = {
     "dimensions": 128,

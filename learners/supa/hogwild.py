@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from core.compiled import compiled
-from learners.supa.kernel import Rule, Run, Scratch, learn_run
+from learners.supa.kernel import Rule, Run, Scratch, learn_run, part_of
 from learners.supa.table import Table, arrive
 
 
@@ -22,14 +22,6 @@ def arrive_all(table: Table, run: Run) -> None:
         if run.relation[i] >= 0:
             arrive(table, run.ends[i, 0], run.first_ordinal + i, run.ts_ms[i])
             arrive(table, run.ends[i, 1], run.first_ordinal + i, run.ts_ms[i])
-
-
-def part_of(run: Run, start: int, stop: int) -> Run:
-    """Rows [start, stop)."""
-    rows = slice(start, stop)
-    return Run(
-        run.ends[rows], run.relation[rows], run.ts_ms[rows], run.first_ordinal + start, run.ages_ms[rows], run.after[rows]
-    )  # fmt: skip
 
 
 class Hogwild:

@@ -23,8 +23,8 @@ from core.errors import SettingsError
 from core.snapshot import Snapshot
 from learners.supa import kernel, undo
 from learners.supa.config import SupaConfig
-from learners.supa.hogwild import Hogwild, part_of
-from learners.supa.kernel import Run
+from learners.supa.hogwild import Hogwild
+from learners.supa.kernel import Run, part_of
 from learners.supa.memory import Memory
 from learners.supa.passes import Pending, relearn_many, validate
 from learners.supa.prequential import judge_run, learn_remembering
@@ -58,7 +58,8 @@ class InsLearn:
     pending: Pending = field(init=False)
 
     def __post_init__(self) -> None:
-        self.rule, self.per_edge = self.config.rule(), 2 * slot_count(self.config.rule().sample)
+        self.rule = self.config.rule()
+        self._rows_per_edge = 2 * slot_count(self.rule.sample)
         self._hogwild = Hogwild(self.config.threads) if self.config.threads > 1 else None
         rows = self.table.alive.size
         self.undo = undo.new_undo(self.table, rows if self.config.passes else 0)
@@ -104,11 +105,11 @@ class InsLearn:
         batch = self.config.batch_edges
         return batch - self.held if self.held < batch else batch + self.config.validation_edges - self.held
 
-    def _scratch(self, edges: int) -> kernel.Scratch:
-        """Room to learn so many edges."""
+    def _scratch(self, edges: int, again: bool = False) -> kernel.Scratch:
+        """Room to learn so many edges; what is learned `again` is no part of the loss."""
         if self.undo.epoch[0]:
-            self.undo = undo.with_room(self.undo, min(edges * self.per_edge, int(self.table.extent.sum()) + 2 * edges))
-        return kernel.new_scratch(self.rule, self.config.dimensions, self.loss, self.undo)
+            self.undo = undo.with_room(self.undo, min(edges * self._rows_per_edge, int(self.table.extent.sum()) + 2 * edges))
+        return kernel.new_scratch(self.rule, self.config.dimensions, np.zeros(2) if again else self.loss, self.undo)
 
     def _learn_part(self, run: Run, start: int, stop: int) -> int:
         """Rows [start, stop), which reach the end of a batch or a validation at most."""
@@ -137,7 +138,7 @@ class InsLearn:
         best, refused, failures = self._validate(), 0, 0
         undo.begin(self.undo, self.table)
         for number in range(1, self.config.passes + 1):
-            refused += relearn_many(self.table, of, 0, batch, self.rule, self._scratch(batch), last, now_ms)
+            refused += relearn_many(self.table, of, 0, batch, self.rule, self._scratch(batch, again=True), last, now_ms)
             if number % self.config.validate_every == 0 or number == self.config.passes:
                 score = self._validate()
                 failures = 0 if score > best else failures + 1
@@ -147,7 +148,7 @@ class InsLearn:
                 elif failures == self.config.patience:
                     break
         undo.roll_back(self.undo, self.table, last, now_ms)
-        refused += relearn_many(self.table, of, batch, whole, self.rule, self._scratch(0), last, now_ms)
+        refused += relearn_many(self.table, of, batch, whole, self.rule, self._scratch(0, again=True), last, now_ms)
         for array in of:
             array[: whole - batch] = array[batch:].copy()
         self.held = whole - batch

@@ -194,6 +194,14 @@ class Run(NamedTuple):
     after: np.ndarray  # float32 [n, 2 d] or [0, 2 d], zeros: mirrored vector of the second end after each row, where it is alive
 
 
+def part_of(run: Run, start: int, stop: int) -> Run:
+    """Rows [start, stop)."""
+    rows = slice(start, stop)
+    return Run(
+        run.ends[rows], run.relation[rows], run.ts_ms[rows], run.first_ordinal + start, run.ages_ms[rows], run.after[rows]
+    )  # fmt: skip
+
+
 @inlined
 def learn_row(table: Table, run: Run, i: int, rule: Rule, scratch: Scratch) -> int:
     """Row i of a run; returns the updates refused."""

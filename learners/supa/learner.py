@@ -156,8 +156,13 @@ class SupaLearner:
         self._items_next = not self._items_next
         return not self._items_next
 
+    @property
+    def _identity(self) -> dict[str, int]:
+        """Users' rows lie before items' rows, and neighbours are remembered by row, so room for more users moves the items."""
+        return {**self.config.identity, "max_users": int(self.graph.first[1])}
+
     def snapshot(self, into: Snapshot) -> None:
-        state = {"identity": self.config.identity, "items_next": self._items_next, "admission": self.config.admit_after > 1}
+        state = {"identity": self._identity, "items_next": self._items_next, "admission": self.config.admit_after > 1}
         into.write("supa.json", msgspec.json.encode(state))
         self.graph.snapshot(into)
         self.users.snapshot(into.within("users"))
@@ -172,7 +177,7 @@ class SupaLearner:
             SnapshotError: it was made with other sizes.
         """
         state = msgspec.json.decode((directory / "supa.json").read_bytes())
-        check_identity(state["identity"], self.config.identity)
+        check_identity(state["identity"], self._identity)
         self._items_next = state["items_next"]
         self.graph.restore(directory)
         self.users.restore(directory / "users")

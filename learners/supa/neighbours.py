@@ -138,7 +138,7 @@ def forget(of: Neighbours, row: int, neighbour: int) -> bool:
 
 
 @inlined
-def newest(held: np.ndarray, ts_ms: np.ndarray, row: int, newest_of: int, draws: np.ndarray, at: int) -> int:
+def _newest(held: np.ndarray, ts_ms: np.ndarray, row: int, newest_of: int, draws: np.ndarray, at: int) -> int:
     """The most recently met of `newest_of` uniform entries of a row; -1 where there is none. Arrays as in `Neighbours` and `Slots`."""
     best = -1
     for k in range(newest_of if held[row] else 0):
@@ -158,7 +158,7 @@ def _fits(of: Neighbours, types: np.ndarray, row: int, entry: int, rule: WalkRul
 
 @compiled
 def _newest_fitting(of: Neighbours, types: np.ndarray, row: int, rule: WalkRule, slots: Slots, at: int, schema: int, hop: int) -> int:
-    """As `newest`, among the entries that the schema's hop allows."""
+    """As `_newest`, among the entries that the schema's hop allows."""
     fitting = 0
     for entry in range(of.held[row]):
         fitting += _fits(of, types, row, entry, rule, schema, hop)
@@ -218,7 +218,7 @@ def walk(of: Neighbours, types: np.ndarray, row: int, ts_ms: int, until_ms: int,
     for hop in range(rule.length if schema < 0 else min(rule.length, rule.hop_types.shape[1])):
         at = k * rule.length + hop
         entry = (
-            newest(of.held, of.ts_ms, row, rule.newest_of, slots.draws, at)
+            _newest(of.held, of.ts_ms, row, rule.newest_of, slots.draws, at)
             if schema < 0
             else _newest_fitting(of, types, row, rule, slots, at, schema, hop)
         )

@@ -56,13 +56,14 @@ class Nodes:
 
     def evict(self, version: int) -> None:
         """Make room for the next segment: the rows go whose last use, and whose edges, count least."""
-        for id_, row in self.ids.evict(self._credit()):
+        for id_, row in self.ids.evict(self._credit if self.graph.config.stay_per_doubling else None):
             self._clear(id_, row, version)
 
-    def _credit(self) -> np.ndarray | None:
+    def _credit(self) -> np.ndarray:
         """int64 [size]: uses by which a row of so many edges stays longer."""
         worth = self.graph.config.stay_per_doubling * self.ids.capacity
-        return (worth * np.log2(1.0 + self.rows["edges"][: self.ids.size])).astype(np.int64) if worth else None
+        credit: np.ndarray = (worth * np.log2(1.0 + self.rows["edges"][: self.ids.size])).astype(np.int64)
+        return credit
 
     def _clear(self, id_: str, row: int, version: int) -> None:
         self.removed[id_] = (version, int(self.rows["event_ms"][row]))

@@ -48,27 +48,37 @@ def relearn_many(table: Table, of: Pending, start: int, stop: int, rule: Rule, s
     return refused
 
 
+@inlined
+def _score(table: Table, row: int, relation: int, published: bool, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Of a query's vector with a node; `theirs` is room for the node's."""
+    serve(table.long[row], table.short[row], table.context[row, relation], published, True, theirs)
+    return float(dot(ours, theirs) + table.bias[row, relation])
+
+
+@compiled
+def _rank(table: Table, query: int, true: int, relation: int, published: bool, bits: np.ndarray, rivals: int) -> float:
+    """Of the true node among as many drawn ones, ties at their mean rank."""
+    ours, theirs = np.empty(2 * table.long.shape[1], np.float32), np.empty(2 * table.long.shape[1], np.float32)
+    serve(table.long[query], table.short[query], table.context[query, relation], published, False, ours)
+    score, above, ties, nodes = _score(table, true, relation, published, ours, theirs), 0, 0, np.sum(table.extent)
+    for k in range(rivals):
+        rival = node_at(table, below(bits, k, nodes))
+        if table.alive[rival] and rival != true:
+            other = _score(table, rival, relation, published, ours, theirs)
+            above += other > score
+            ties += other == score
+    return 1.0 + above + 0.5 * ties
+
+
 @compiled
 def validate(table: Table, of: Pending, start: int, rule: Rule, rivals: int) -> float:
-    """MRR of the pending edges from `start` on: either end among `rivals` nodes of any type, ties at their mean rank."""
-    d, relation_of, total, asked = table.long.shape[1], of.relation, 0.0, 0
-    bits = np.empty(rivals // 2 + 1, np.uint64)
+    """MRR of the pending edges from `start` on: either end among `rivals` nodes of any type, the same for all."""
+    total, asked, bits = 0.0, 0, np.empty(rivals // 2 + 1, np.uint64)
     fill(rule.sample.seed, _RIVALS, np.uint64(of.ordinal[start]), bits)
-    nodes = np.sum(table.extent)
-    ours, theirs = np.empty(2 * d, np.float32), np.empty(2 * d, np.float32)
     for i in range(start, of.relation.shape[0]):
-        for side in range(2 if still_there(table, of, i) else 0):
-            row, true, relation = of.ends[i, side], of.ends[i, 1 - side], relation_of[i]
-            serve(table.long[row], table.short[row], table.context[row, relation], rule.published, False, ours)
-            serve(table.long[true], table.short[true], table.context[true, relation], rule.published, True, theirs)
-            score, above, ties = dot(ours, theirs) + table.bias[true, relation], 0, 0
-            for k in range(rivals):
-                rival = node_at(table, below(bits, k, nodes))
-                if table.alive[rival] and rival != true:
-                    serve(table.long[rival], table.short[rival], table.context[rival, relation], rule.published, True, theirs)
-                    other = dot(ours, theirs) + table.bias[rival, relation]
-                    above += other > score
-                    ties += other == score
-            total += 1.0 / (1.0 + above + 0.5 * ties)
-            asked += 1
+        if still_there(table, of, i):
+            one, other, relation = of.ends[i, 0], of.ends[i, 1], of.relation[i]
+            total += 1.0 / _rank(table, one, other, relation, rule.published, bits, rivals)
+            total += 1.0 / _rank(table, other, one, relation, rule.published, bits, rivals)
+            asked += 2
     return total / max(asked, 1)

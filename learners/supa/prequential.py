@@ -1,10 +1,9 @@
 """Runs of edges that teach the memory-aware score, too; and that are judged by it before they are learned."""
 
-import math
-
 import numpy as np
 
 from core.compiled import compiled, inlined
+from core.ranks import mean_rank
 from learners.supa.kernel import Rule, Run, Scratch, learn_row
 from learners.supa.memory import Memory, remember_edge, score_rows, teach
 from learners.supa.table import Table
@@ -31,20 +30,6 @@ def learn_remembering(table: Table, run: Run, rule: Rule, scratch: Scratch, memo
     return refused
 
 
-@inlined
-def _mean_rank(scores: np.ndarray, at: int) -> float:
-    """Rank of scores[at], 1 is first; equal ones share their mean rank, NaN is below all and equal to NaN."""
-    own, above, equal = scores[at], 0, 0
-    for k in range(scores.shape[0]):
-        if math.isnan(own):
-            above += not math.isnan(scores[k])
-            equal += math.isnan(scores[k])
-        else:
-            above += scores[k] > own
-            equal += scores[k] == own
-    return 1.0 + above + (equal - 1) / 2.0
-
-
 @compiled
 def judge_run(table: Table, run: Run, rule: Rule, scratch: Scratch, memory: Memory, first: int, candidates: int, ranks: np.ndarray) -> int:
     """Rank the second end of every edge for its first, at its time, then learn it; returns the updates refused.
@@ -53,7 +38,8 @@ def judge_run(table: Table, run: Run, rule: Rule, scratch: Scratch, memory: Memo
         first, candidates: rows [first, first + candidates) are the candidates; those without an edge yet share the last ranks.
         ranks: float64 [n], filled.
     """
-    refused, scores, known, of_known = 0, np.empty(candidates), np.empty(candidates, np.int32), np.empty(candidates)
+    refused, scores, everyone = 0, np.empty(candidates), np.ones(candidates, np.bool_)
+    known, of_known = np.empty(candidates, np.int32), np.empty(candidates)
     for i in range(run.ends.shape[0]):
         count = 0
         for k in range(candidates):
@@ -64,6 +50,6 @@ def judge_run(table: Table, run: Run, rule: Rule, scratch: Scratch, memory: Memo
         score_rows(table, memory, run.ends[i, 0], known[:count], run.ts_ms[i], False, of_known)
         for k in range(count):
             scores[known[k] - first] = of_known[k]
-        ranks[i] = _mean_rank(scores, run.ends[i, 1] - first)
+        ranks[i] = mean_rank(scores, everyone, run.ends[i, 1] - first)
         refused += _teach_and_learn(table, run, i, rule, scratch, memory)
     return refused

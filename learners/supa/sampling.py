@@ -10,7 +10,7 @@ from learners.supa.neighbours import Slots, WalkRule, below, walk
 from learners.supa.table import Table, due, fade, stamp
 
 TRIES = 3  # draws per negative before the edge goes with fewer
-_NEGATIVES, WALKS = np.uint64(0x53500000), np.uint64(0x53500010)  # random streams, + end
+_NEGATIVES, _WALKS = np.uint64(0x53500000), np.uint64(0x53500010)  # random streams, + end
 
 
 class SampleRule(NamedTuple):
@@ -52,23 +52,14 @@ def slot_count(rule: SampleRule) -> int:
 def new_slots(rule: SampleRule) -> Slots:
     """Room for those of one end."""
     capacity, hops = slot_count(rule), rule.walk.walks * rule.walk.length
-    rows, relations, bits = (
-        np.empty(capacity, np.int32),
-        np.empty(capacity, np.int64),
-        np.empty(hops * rule.walk.newest_of // 2 + 1, np.uint64),
-    )
-    return Slots(rows, relations, np.empty(capacity, np.float64), np.empty(capacity, np.float64), bits)
+    bits = np.empty(hops * rule.walk.newest_of // 2 + 1, np.uint64)
+    weight, scale = np.empty(capacity, np.float64), np.empty(capacity, np.float64)
+    return Slots(np.empty(capacity, np.int32), np.empty(capacity, np.int64), weight, scale, bits)
 
 
 @compiled
 def new_draws(rule: SampleRule) -> Draws:
     return Draws(np.empty(TRIES * rule.negatives // 2 + 1, np.uint64), np.full(1, -1, np.int64))
-
-
-@inlined
-def draw_block(rule: SampleRule, block: int, bits: np.ndarray) -> None:
-    """The random bits of a block's negatives."""
-    fill(rule.seed, _NEGATIVES, np.uint64(block), bits)
 
 
 @inlined
@@ -139,11 +130,11 @@ def sample(table: Table, side: int, edge: Edge, rule: SampleRule, slots: Slots, 
     slots.row[0], slots.relation[0], slots.weight[0], slots.scale[0] = met, edge.relation, 1.0, 1.0
     count, block = 1, edge.ordinal // rule.block_rows
     if rule.walk.walks:
-        fill(rule.seed, WALKS + np.uint64(side), np.uint64(edge.ordinal), slots.draws)
+        fill(rule.seed, _WALKS + np.uint64(side), np.uint64(edge.ordinal), slots.draws)
     for k in range(rule.walk.walks):
         count = walk(table.neighbours, table.type, row, edge.ts_ms, edge.until_ms, rule.walk, slots, k, count)
     if draws.block[0] != block:
-        draw_block(rule, block, draws.bits)
+        fill(rule.seed, _NEGATIVES, np.uint64(block), draws.bits)
         draws.block[0] = block
     return add_negatives(table, slots, draws.bits, met, count, edge.relation, rule)
 

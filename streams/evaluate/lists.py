@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 
 from core.contender import Contender, Run
+from core.ranks import mean_rank
 from core.snapshot import Snapshot
-from evaluation.lists import mean_rank
 from evaluation.slices import SLICES
 from streams.evaluate.numbers import Events, Numbers
 from streams.evaluate.saved import from_npz, to_npz

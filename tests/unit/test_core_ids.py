@@ -1,5 +1,6 @@
 """The id map against a model that keeps its ids in a list, least recently used first."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_an_id_with_credit_counts_as_used_later(tmp_path: Path) -> None:
         plain.admit(segment)
         for id_ in segment:
             model.touch(id_)
-        assert [id_ for id_, _ in ids.evict(credit_of(ids, worth))] == model.evict(worth)
+        assert [id_ for id_, _ in ids.evict(partial(credit_of, ids, worth))] == model.evict(worth)
         plain.evict()
         check_same_ids(ids, model)
         if number % 3 == 0:
@@ -87,8 +88,23 @@ def test_credit_of_nothing_changes_nothing() -> None:
     for segment in segments(8, 4):
         ids.admit(segment)
         with_.admit(segment)
-        assert ids.evict() == with_.evict(np.zeros(with_.size, np.int64))
+        assert ids.evict() == with_.evict(lambda: np.zeros(with_.size, np.int64))
     assert ids.digest() == with_.digest()
+
+
+def test_credit_is_asked_for_only_where_rows_must_go() -> None:
+    """It may cost as much as there are rows, and most segments evict nobody."""
+    ids, asked = IdMap(CAPACITY), list[int]()
+
+    def credit() -> np.ndarray:
+        asked.append(ids.size)
+        return np.zeros(ids.size, np.int64)
+
+    for number, segment in enumerate(segments(12, 3)):
+        ids.admit(segment)
+        before = len(asked)
+        assert bool(ids.evict(credit)) == (len(asked) > before), number
+    assert 0 < len(asked) < 12
 
 
 def test_of_equal_counts_the_one_used_first_goes_first() -> None:
@@ -99,7 +115,7 @@ def test_of_equal_counts_the_one_used_first_goes_first() -> None:
     uses = CAPACITY - RESERVE + 4
     credit = np.full(ids.size, 10 * uses)
     credit[:3] = 0, uses - 2, 5 * uses  # "a" was use 2
-    assert [id_ for id_, _ in ids.evict(credit)] == ["a", "b", "c"]
+    assert [id_ for id_, _ in ids.evict(lambda: credit)] == ["a", "b", "c"]
 
 
 def test_what_came_and_what_went_is_counted() -> None:

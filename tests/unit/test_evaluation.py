@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import SettingsError
+from core.ranks import mean_rank
 from evaluation.bootstrap import CLUSTERS, REPLICATES, interval, totals, two_sided_p, weights
 from evaluation.compare import compare
 from evaluation.judgements import PARTS, Judgements, Rows, comparable, coverage
 from evaluation.labels import drawn_auc, pairs_won, score_labels
-from evaluation.lists import gains, mean_rank, rank_gains
+from evaluation.lists import gains, rank_gains
 from evaluation.summary import result
 
 SLICES = ("new_pair", "new_user", "new_item", "head")

@@ -1,7 +1,7 @@
 """Settings of SUPA: what is refused and by which name, the published ones, and how they reach the kernel."""
 
 from dataclasses import replace
-from math import log
+from math import inf, log, nan
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from learners.supa.neighbours import ANY, EXP, LOG, REV
 TWO = (("engage", ("click", "like")), ("buy", ("purchase",)))
 MANY_RELATIONS = tuple((f"r{k}", (f"t{k}",)) for k in range(256))
 MANY_TYPES = tuple(f"type {k}" for k in range(256))
+ABOVE_ZERO = ("rate", "max_gradient_norm", "initial_scale", "decay_unit_seconds")
 WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("dimensions", {"dimensions": 12}),
     ("dimensions", {"dimensions": 0}),
@@ -41,6 +42,13 @@ WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("negative_block_rows", {"negative_block_rows": 0}),
     ("bias_rate", {"bias_rate": -0.1}),
     ("forget_half_life_seconds", {"forget_half_life_seconds": -1.0}),
+    *((name, {name: wrong}) for name in ABOVE_ZERO for wrong in (0, -0.1, nan, inf)),
+    *((name, {name: wrong}) for name in ("hop_weight", "bias_rate", "stay_per_doubling") for wrong in (nan, inf, -1)),
+    ("tau", {"tau": 1.5}),
+    ("tau", {"tau": nan}),
+    ("threads", {"threads": 0}),
+    ("relations", {"relations": (("a", ("click",)), ("a", ("like",)))}),
+    ("node_types", {"node_types": ("user", "user")}),
     ("propagation", {"propagation": "weights"}),
     ("decay", {"decay": "linear"}),
     ("loss", {"loss": "bpr"}),

@@ -319,3 +319,10 @@ def test_edges_wait_as_the_log_had_them() -> None:
     assert of.ends[:30].tolist() == [list(world.rows(contact)) for contact in contacts]
     past = [[other[3] for other in contacts[:29] if other[side] == contacts[29][side]] for side in (0, 1)]
     assert of.ages_ms[29].tolist() == [last_ms - max(times, default=last_ms) for times in past]
+
+
+def test_what_is_learned_again_is_no_part_of_the_loss() -> None:
+    """It would look better with every pass, and weigh more than the edges that came."""
+    plain, again = World.grown(replace(BUSY, passes=0), stream(400)), World.grown(passing(), stream(400))
+    assert again.graph._loss[1] == plain.graph._loss[1] > 0
+    assert again.graph.loss != plain.graph.loss

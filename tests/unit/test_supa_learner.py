@@ -312,3 +312,13 @@ def test_a_snapshot_of_other_sizes_is_refused(tmp_path: Path) -> None:
     save(SupaLearner(SupaConfig(dimensions=16, max_users=2048, max_items=2048)), tmp_path)
     with pytest.raises(SnapshotError, match=r"`dimensions` was 16, is 8\..* rebuild"):
         SupaLearner(SupaConfig(dimensions=8, max_users=2048, max_items=2048)).restore(tmp_path)
+
+
+def test_room_for_more_users_is_a_rebuild(tmp_path: Path) -> None:
+    """Neighbours are remembered by row, and items' rows lie behind users' rows. Room for more items moves nobody."""
+    save(run(MIXED[:200]), tmp_path)
+    with pytest.raises(SnapshotError, match=r"`max_users` was 4096, is 8192.* rebuild"):
+        SupaLearner(replace(SMALL, max_users=5000)).restore(tmp_path)
+    back = SupaLearner(replace(SMALL, max_items=5000))
+    back.restore(tmp_path)
+    assert back.digest() == run(MIXED[:200]).digest()
