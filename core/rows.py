@@ -6,11 +6,29 @@ from pathlib import Path
 
 import numpy as np
 
+from core.compiled import LINE_BYTES
 from core.errors import SnapshotError
 from core.snapshot import Snapshot
 
 CHUNK_BITS = 12
 CHUNK_ROWS = 1 << CHUNK_BITS
+
+Fields = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> (numpy dtype, shape of one row)
+
+
+def side_by_side(rows: int, fields: Fields) -> dict[str, np.ndarray]:
+    """Arrays of zeros, interleaved: all of a row lies together, in their order, so that a cold row is one place to go to.
+
+    They are views, each with contiguous rows.
+    """
+    packed = np.dtype([(name, dtype, shape) for name, (dtype, shape) in fields.items()], align=True)
+    lines = -(-packed.itemsize // LINE_BYTES) | 1  # an odd number: else the same field of all rows crowds into a few sets of the caches
+    formats, offsets = zip(*((at[0], at[1]) for at in (packed.fields or {}).values()), strict=True)
+    record = np.dtype({"names": list(fields), "formats": formats, "offsets": offsets, "itemsize": lines * LINE_BYTES})
+    room = np.zeros(rows * record.itemsize + LINE_BYTES, np.uint8)
+    start = -room.ctypes.data % LINE_BYTES
+    records = room[start : start + rows * record.itemsize].view(record)
+    return {name: records[name] for name in fields}
 
 
 class Rows:
@@ -19,8 +37,7 @@ class Rows:
     Kernels write to the arrays and set `dirty[row >> CHUNK_BITS]`. State: every chunk below `used` rows.
     """
 
-    def __init__(self, capacity: int, fields: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-        """`fields`: name -> (numpy dtype, shape of one row)."""
+    def __init__(self, capacity: int, fields: Fields) -> None:
         self.arrays = {name: np.zeros((capacity, *shape), dtype=dtype) for name, (dtype, shape) in fields.items()}
         self.dirty = np.zeros((capacity + CHUNK_ROWS - 1) // CHUNK_ROWS, dtype=np.bool_)
         self.capacity = capacity
@@ -41,7 +58,7 @@ class Rows:
 
     def _chunk(self, index: int) -> bytes:
         span = slice(index * CHUNK_ROWS, (index + 1) * CHUNK_ROWS)
-        return b"".join(array[span].reshape(-1).view(np.uint8).data for array in self.arrays.values())
+        return b"".join(np.ascontiguousarray(array[span]).reshape(-1).view(np.uint8).data for array in self.arrays.values())
 
     def snapshot(self, into: Snapshot, used: int) -> None:
         """The chunks that hold the first `used` rows; those unchanged since the previous snapshot are linked."""

@@ -16,6 +16,7 @@ from learners.supa.table import LANES
 POSITIVE_TYPES = ("click", "enter", "like", "follow", "comment", "share", "favourite", "cart", "purchase")
 MAX_RELATIONS = 255  # neighbours keep a relation in one byte
 MAX_NODE_TYPES = 255
+MAX_NEIGHBOURS = 32_767  # those in use are counted in two bytes
 MAX_SIGHTINGS = 255  # counted in one byte
 DECAYS = {"log": LOG, "exp": EXP, "rev": REV}
 TINIEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # what vectors may hold
@@ -216,13 +217,14 @@ _CHOICES = {
 }
 _COUNT, _COUNT_OR_NONE, _ABOVE_ZERO, _ZERO_OR_MORE, _SHARE = (1, inf), (0, inf), (TINIEST, LARGEST), (0, LARGEST), (0, 1)
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("ring_size", "walk_length", "newest_of", "negatives", "negative_block_rows", "threads"), _COUNT),
+    **dict.fromkeys(("walk_length", "newest_of", "negatives", "negative_block_rows", "threads"), _COUNT),
     **dict.fromkeys(("validation_edges", "validate_every", "patience"), _COUNT),
     **dict.fromkeys(("seed", "walks", "passes", "memory_every"), _COUNT_OR_NONE),
     **dict.fromkeys(("decay_unit_seconds", "rate", "max_gradient_norm", "initial_scale"), _ABOVE_ZERO),
     **dict.fromkeys(("hop_weight", "bias_rate", "forget_half_life_seconds", "stay_per_doubling"), _ZERO_OR_MORE),
     **dict.fromkeys(("typed_share", "tau"), _SHARE),
     "admit_after": (1, MAX_SIGHTINGS),
+    "ring_size": (1, MAX_NEIGHBOURS),
 }
 
 

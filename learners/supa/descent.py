@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.compiled import compiled, inlined
+from core.compiled import compiled, contiguous, inlined
 from learners.supa.neighbours import Slots
 from learners.supa.table import dot
 
@@ -34,9 +34,9 @@ def step_size(sums: np.ndarray, at: tuple[int, ...], squares: float, dimensions:
 @inlined
 def descend(values: np.ndarray, step: float, gradient: np.ndarray) -> None:
     """values -= step * gradient."""
-    scale = np.float32(step)
-    for i in range(values.shape[0]):
-        values[i] -= scale * gradient[i]
+    to, of, scale = contiguous(values), contiguous(gradient), np.float32(step)
+    for i in range(to.shape[0]):
+        to[i] -= scale * of[i]
 
 
 @compiled

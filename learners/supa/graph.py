@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from core.errors import SettingsError
-from core.rows import CHUNK_BITS, CHUNK_ROWS
+from core.rows import CHUNK_BITS, CHUNK_ROWS, side_by_side
 from core.snapshot import Snapshot
 from learners.supa import kernel
 from learners.supa.config import SupaConfig
@@ -25,20 +25,22 @@ _FILE = "graph.json"
 def fields(config: SupaConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The arrays of the table with a row per node, as `core.rows.Rows` takes them."""
     d, relations, ring = config.dimensions, len(config.relations), config.ring_size
-    vectors = {"long": (d,), "short": (d if config.short_vector else 0,), "context": (relations, d), "bias": (relations,)}
-    sums = {"long_sum": (), "short_sum": (), "context_sum": (relations,), "bias_sum": (relations,)}
+    vectors = {"long": (d,), "context": (relations, d), "short": (d if config.short_vector else 0,)}
+    rest = {"bias": (relations,), "bias_sum": (relations,), "context_sum": (relations,), "long_sum": (), "short_sum": ()}
     heat = ("<f8", (len(HALF_LIVES_MS),))
     history = {"heat": heat, "new_heat": heat, "first_ms": ("<i8", ()), "partners": ("<i8", ())} if config.memory_every else {}
     return {
-        **history,
-        **{name: ("<f4", shape) for name, shape in {**vectors, **sums}.items()},
-        **dict.fromkeys(("faded_ms", "last_ms", "edges", "version", "event_ms"), ("<i8", ())),
-        **dict.fromkeys(("row", "neighbour_generation"), ("<i4", (ring,))),
-        **dict.fromkeys(("held", "generation"), ("<i4", ())),
-        "meetings": ("<u2", (ring,)),
+        **{name: ("<f4", shape) for name, shape in vectors.items()},
+        **dict.fromkeys(("faded_ms", "last_ms", "version", "event_ms"), ("<i8", ())),
+        **{name: ("<f4", shape) for name, shape in rest.items()},
+        **dict.fromkeys(("edges", "generation"), ("<i4", ())),
+        "held": ("<i2", ()),
+        "alive": ("?", ()),  # to here a line beside the vectors: all that is asked of most rows
         "ts_ms": ("<i8", (ring,)),
+        **dict.fromkeys(("row", "neighbour_generation"), ("<i4", (ring,))),
+        "meetings": ("<u2", (ring,)),
         "relation": ("u1", (ring,)),
-        "alive": ("?", ()),
+        **history,
     }
 
 
@@ -58,7 +60,7 @@ class SupaGraph:
         whole = [-(-capacity // CHUNK_ROWS) * CHUNK_ROWS for capacity in capacities]
         self.first = np.concatenate([[0], np.cumsum(whole)]).astype(np.int64)
         rows, types = int(self.first[-1]), len(capacities)
-        self.arrays = {name: np.zeros((rows, *shape), dtype) for name, (dtype, shape) in fields(config).items()}
+        self.arrays = side_by_side(rows, fields(config))
         self.arrays_of_type = [
             {name: array[start:stop] for name, array in self.arrays.items()}
             for start, stop in zip(self.first, self.first[1:], strict=False)

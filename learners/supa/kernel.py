@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.compiled import compiled, inlined
+from core.compiled import compiled, contiguous, inlined
 from core.randomness import fill, unit
+from learners.supa.ahead import EDGES, ask_end
 from learners.supa.descent import Rates, descend, step_size, update_biases, update_contexts, update_long
 from learners.supa.losses import differentiate, lose
 from learners.supa.neighbours import Slots, WalkRule, decay, decay_slope, remember
@@ -19,6 +20,7 @@ from learners.supa.sampling import Draws, Edge, SampleRule, fade_slots, new_draw
 from learners.supa.table import SERVED, Marks, Table, arrive, dot, fade, serve, stamp, stamp_slots
 from learners.supa.undo import Undo, keep, keep_slots
 
+MOST_EDGES = np.iinfo(np.int32).max
 NEVER_MS = np.iinfo(np.int64).max
 _START = np.uint64(0x53510000)  # random stream of first vectors, + node type
 
@@ -76,7 +78,7 @@ def short_fade(table: Table, row: int, age_ms: int, walk: WalkRule) -> float:
 @inlined
 def effective(table: Table, row: int, age_ms: int, rule: Rule, h: np.ndarray) -> None:
     """h* = long + g(sigmoid(alpha) * age) * short, into `h`."""
-    h[:] = table.long[row]
+    h[:] = contiguous(table.long[row])
     if table.short.shape[1]:
         descend(h, -short_fade(table, row, age_ms, rule.sample.walk), table.short[row])
 
@@ -167,7 +169,7 @@ def meet(table: Table, ends: tuple[int, int], relation: int, ts_ms: int) -> None
         row = ends[side]
         remember(table.neighbours, row, ends[1 - side], relation, ts_ms)
         table.last_ms[row] = max(table.last_ms[row], ts_ms)
-        table.edges[row] += 1
+        table.edges[row] = min(table.edges[row] + 1, MOST_EDGES)
 
 
 @compiled
@@ -205,7 +207,10 @@ def part_of(run: Run, start: int, stop: int) -> Run:
 @inlined
 def learn_row(table: Table, run: Run, i: int, rule: Rule, scratch: Scratch) -> int:
     """Row i of a run; returns the updates refused."""
-    second, refused = run.ends[i, 1], 0
+    second, refused, soon = run.ends[i, 1], 0, i + EDGES
+    if soon < run.relation.shape[0] and run.relation[soon] >= 0:
+        ask_end(table, table.neighbours, run.ends[soon, 0], run.relation[soon])
+        ask_end(table, table.neighbours, run.ends[soon, 1], run.relation[soon])
     if run.relation[i] >= 0:
         ends, ordinal = (run.ends[i, 0], second), run.first_ordinal + i
         ages_ms, refused = learn_edge(table, ends, run.relation[i], run.ts_ms[i], ordinal, rule, scratch)

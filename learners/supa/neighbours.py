@@ -17,15 +17,18 @@ _HALF = np.uint64(32)
 _MOST = np.iinfo(np.uint16).max
 
 
+ENTRY_BYTES = 19
+
+
 class Neighbours(NamedTuple):
-    """The `size` distinct nodes that each row met last, in no order. Constant memory: 19 bytes an entry."""
+    """The `size` distinct nodes that each row met last, in no order. Constant memory: `ENTRY_BYTES` each, from `ts_ms` on."""
 
     row: np.ndarray  # int32 [rows, size]
     neighbour_generation: np.ndarray  # int32 [rows, size], of the neighbour's row when they met last
     relation: np.ndarray  # uint8 [rows, size], of their last edge
     meetings: np.ndarray  # uint16 [rows, size], edges between them, 65,535 at most
     ts_ms: np.ndarray  # int64 [rows, size], of their last edge
-    held: np.ndarray  # int32 [rows], entries in use: the first ones
+    held: np.ndarray  # int16 [rows], entries in use: the first ones
     generation: np.ndarray  # int32 [rows], times the row itself was freed
 
 

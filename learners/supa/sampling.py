@@ -6,6 +6,7 @@ import numpy as np
 
 from core.compiled import compiled, inlined
 from core.randomness import fill
+from learners.supa.ahead import ask_context
 from learners.supa.neighbours import Slots, WalkRule, below, walk
 from learners.supa.table import Table, due, fade, stamp
 
@@ -121,6 +122,25 @@ def add_negatives(table: Table, slots: Slots, bits: np.ndarray, met: int, count:
 
 
 @compiled
+def ask_negatives(table: Table, bits: np.ndarray, edge: Edge, rule: SampleRule) -> None:
+    """Have those that `add_negatives` will most likely take, of both ends, brought near."""
+    types = table.type[edge.ends[0]], table.type[edge.ends[1]]
+    for side in range(1 if types[0] == types[1] else 2):
+        first, nodes = table.first[types[side]], table.extent[types[side]]
+        reach = power_above(nodes)
+        for k in range(rule.typed * reach // nodes):
+            place = below(bits, k, reach)
+            if place < nodes:
+                ask_context(table.context, table.bias, first + place, edge.relation)
+    nodes = np.sum(table.extent)
+    reach = power_above(nodes)
+    for k in range(TRIES * rule.typed, TRIES * rule.typed + (rule.negatives - rule.typed) * reach // nodes):
+        place = below(bits, k, reach)
+        if place < nodes:
+            ask_context(table.context, table.bias, node_at(table, place), edge.relation)
+
+
+@compiled
 def sample(table: Table, side: int, edge: Edge, rule: SampleRule, slots: Slots, draws: Draws) -> int:
     """What end `side` of the edge is trained against; returns the slots taken: targets, then negatives.
 
@@ -133,9 +153,12 @@ def sample(table: Table, side: int, edge: Edge, rule: SampleRule, slots: Slots, 
         fill(rule.seed, _WALKS + np.uint64(side), np.uint64(edge.ordinal), slots.draws)
     for k in range(rule.walk.walks):
         count = walk(table.neighbours, table.type, row, edge.ts_ms, edge.until_ms, rule.walk, slots, k, count)
+    for k in range(1, count):
+        ask_context(table.context, table.bias, slots.row[k], slots.relation[k])
     if draws.block[0] != block:
         fill(rule.seed, _NEGATIVES, np.uint64(block), draws.bits)
         draws.block[0] = block
+        ask_negatives(table, draws.bits, edge, rule)
     return add_negatives(table, slots, draws.bits, met, count, edge.relation, rule)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.compiled import compiled, inlined, summed
+from core.compiled import compiled, contiguous, inlined, summed
 from core.rows import CHUNK_BITS
 from learners.supa.neighbours import Neighbours, Slots
 
@@ -27,7 +27,7 @@ class Table(NamedTuple):
     bias_sum: np.ndarray  # float32 [rows, R]
     faded_ms: np.ndarray  # int64 [rows], event time to which forgetting was applied
     last_ms: np.ndarray  # int64 [rows], t_v
-    edges: np.ndarray  # int64 [rows], so far
+    edges: np.ndarray  # int32 [rows], so far, 2^31 - 1 at most
     alive: np.ndarray  # bool [rows], seen in the log and not freed since
     version: np.ndarray  # int64 [rows], ordinal of the last example that changed what is served of the row
     event_ms: np.ndarray  # int64 [rows], newest event behind that
@@ -44,7 +44,7 @@ class Table(NamedTuple):
 @summed
 def dot(a: np.ndarray, b: np.ndarray) -> np.float32:
     """Sum of products of two float32 vectors."""
-    total = np.float32(0.0)
+    a, b, total = contiguous(a), contiguous(b), np.float32(0.0)
     for i in range(a.shape[0]):
         total += a[i] * b[i]
     return total

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from core.compiled import LINE_BYTES
 from core.errors import SnapshotError
-from core.rows import CHUNK_ROWS, Rows
+from core.rows import CHUNK_ROWS, Rows, side_by_side
 from core.snapshot import Snapshot
 
 CAPACITY = 5 * CHUNK_ROWS + 10
@@ -103,3 +104,25 @@ def test_the_digest_is_of_the_given_rows_in_their_order() -> None:
     assert table.digest(np.array([0, 1])) == before
     table["count"][1] += 1
     assert table.digest(np.array([0, 1])) != before
+
+
+def test_side_by_side_a_row_is_one_place() -> None:
+    fields = {"vector": ("<f4", (3,)), "none": ("<f4", (0,)), "count": ("<i8", ()), "alive": ("?", ()), "ring": ("<u2", (50,))}
+    arrays = side_by_side(9, fields)
+    assert list(arrays) == list(fields) and not any(array.any() for array in arrays.values())
+    for name, (dtype, shape) in fields.items():
+        assert arrays[name].dtype == np.dtype(dtype) and arrays[name].shape == (9, *shape)
+        assert arrays[name].flags.aligned and arrays[name][4].flags.c_contiguous
+    starts = [array.ctypes.data - arrays["vector"].ctypes.data for array in arrays.values()]
+    stride = arrays["vector"].strides[0]
+    assert starts == sorted(starts) and starts[-1] + 100 <= stride and {array.strides[0] for array in arrays.values()} == {stride}
+    assert arrays["vector"].ctypes.data % LINE_BYTES == 0 and stride % (2 * LINE_BYTES) == LINE_BYTES
+
+
+def test_side_by_side_rows_are_saved_and_restored(tmp_path: Path) -> None:
+    table = Rows.over(side_by_side(CAPACITY, FIELDS), np.zeros(6, np.bool_))
+    filled(1, np.arange(CAPACITY), table)
+    back = restored(snapshot(table, tmp_path / "one", None))
+    for name in FIELDS:
+        assert np.array_equal(back[name], table[name]), name
+    assert back.digest(np.arange(CAPACITY)) == table.digest(np.arange(CAPACITY))

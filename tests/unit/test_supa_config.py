@@ -33,6 +33,7 @@ WRONG: tuple[tuple[str, dict[str, Any]], ...] = (
     ("admit_after", {"admit_after": 256}),
     ("stay_per_doubling", {"stay_per_doubling": -0.1}),
     ("ring_size", {"ring_size": 0}),
+    ("ring_size", {"ring_size": 32_768}),
     ("walks", {"walks": -1}),
     ("walk_length", {"walk_length": 0}),
     ("newest_of", {"newest_of": 0}),
