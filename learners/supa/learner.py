@@ -28,8 +28,8 @@ class SupaLearner:
     In: `examples`; events of the configured types are edges, those of `undo_types` take a pair's edges out again, a removed catalogue
     item loses its row, all else changes nothing.
     Out: `columns["item_vector"]`, float32 [n, 2 d]: the item's vector right after each row, zeros where it has no row.
-    State: the graph, users and items (`Nodes`), sightings of ids without a row, updates refused. Nothing depends on how the log was cut
-    into batches.
+    State: the graph, users and items (`Nodes`), sightings of ids without a row, updates refused, the newest event time. Nothing depends
+    on how the log was cut into batches.
 
     Publications are part of the snapshot but not of the digest: the host publishes before a snapshot, and where it does not, the
     rows pending then are pending again after a restore.
@@ -49,6 +49,7 @@ class SupaLearner:
         self.items = Nodes(self.graph, 1, config.max_items, biased=True)
         self._sightings = Sightings() if config.admit_after > 1 else None
         self.updates = self.waiting = 0
+        self._newest_ms = 0
         self._items_next = False  # whose rows are published once more
         self._relation_of = dict.fromkeys(config.undo_types, UNDO) | config.relation_of()
 
@@ -87,6 +88,7 @@ class SupaLearner:
         """One kernel call for n rows without a removal among them."""
         edge = self._admitted(examples, relation) if self._sightings else relation >= 0
         self.updates += int(np.count_nonzero(edge))
+        self._newest_ms = int(examples.numbers("ts_ms").max(initial=self._newest_ms))
         users, items = examples.texts("user_id"), examples.texts("item_id")
         ends = np.full((len(examples), 2), -1, np.int32)
         ends[edge, 0] = self.users.admit(list(compress(users, edge)))
@@ -138,10 +140,15 @@ class SupaLearner:
             nodes.evict(ordinal - 1)
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
-        """float32 [len(item_ids)]: user vector . item vector + item bias; NaN where the user or the item is not known."""
+        """float32 [len(item_ids)]; NaN where the user or the item is not known.
+
+        User vector . item vector + item bias; with `memory_every`, where users ask, the memory-aware score as of the newest event.
+        """
         user_row, item_rows = int(self.users.lookup([user_id])[0]), self.items.lookup(item_ids)
         if user_row < 0:
             return np.full(len(item_ids), np.nan, np.float32)
+        if self.config.memory_every and self.config.asks()[self.users.type]:
+            return self.graph.memory_scores(user_row, item_rows, self._newest_ms).astype(np.float32)
         return self.graph.scores(user_row, item_rows)
 
     def touched(self) -> dict[str, pl.DataFrame]:
@@ -162,8 +169,8 @@ class SupaLearner:
         return {**self.config.identity, "max_users": int(self.graph.first[1])}
 
     def snapshot(self, into: Snapshot) -> None:
-        state = {"identity": self._identity, "items_next": self._items_next, "admission": self.config.admit_after > 1}
-        into.write("supa.json", msgspec.json.encode(state))
+        of = {"items_next": self._items_next, "newest_ms": self._newest_ms, "admission": self.config.admit_after > 1}
+        into.write("supa.json", msgspec.json.encode({"identity": self._identity, **of}))
         self.graph.snapshot(into)
         self.users.snapshot(into.within("users"))
         self.items.snapshot(into.within("items"))
@@ -178,7 +185,7 @@ class SupaLearner:
         """
         state = msgspec.json.decode((directory / "supa.json").read_bytes())
         check_identity(state["identity"], self._identity)
-        self._items_next = state["items_next"]
+        self._items_next, self._newest_ms = state["items_next"], state["newest_ms"]
         self.graph.restore(directory)
         self.users.restore(directory / "users")
         self.items.restore(directory / "items")
@@ -186,6 +193,6 @@ class SupaLearner:
             self._sightings.restore(directory)
 
     def digest(self) -> str:
-        state = hashlib.sha256(f"{self.users.digest()} {self.items.digest()} {self.graph.digest()}".encode())
+        state = hashlib.sha256(f"{self.users.digest()} {self.items.digest()} {self.graph.digest()} {self._newest_ms}".encode())
         state.update(self._sightings.digested() if self._sightings else b"")
         return state.hexdigest()

@@ -83,6 +83,7 @@ FACTORIES: dict[str, Factory] = {
     "SupaLearner with every loss as published": lambda seed: supa(seed, **PUBLISHED),
     "SupaLearner served as published": lambda seed: supa(seed, serving="published"),
     "SupaLearner with passes": lambda seed: supa(seed, short_vector=True, **PASSES),
+    "SupaLearner with a memory-aware score": lambda seed: supa(seed, memory_every=2),
     "SupaLearner that forgets": lambda seed: supa(seed, forget_half_life_seconds=600.0),
     "TokenizerLearner": tokenizer,
     "LabelLearner": labels,

@@ -90,6 +90,19 @@ def assert_same(one: SupaLearner, other: SupaLearner) -> None:
     assert told[0] == told[1]
 
 
+def test_the_learner_scores_with_memory_as_of_the_newest_event() -> None:
+    learner = run(MIXED, config=REMEMBERING)
+    users, items = learner.users, learner.items
+    user, asked = users.ids.ids[1], [*items.ids.ids[:6], "nobody"]
+    row, newest_ms = int(users.lookup([user])[0]), int(MIXED["ts_ms"].max())
+    wanted = learner.graph.memory_scores(row, items.lookup(asked), newest_ms).astype(np.float32)
+    assert learner.score(user, asked).tobytes() == wanted.tobytes() and np.isnan(wanted).tolist() == [False] * 6 + [True]
+    learned = learner.graph.scores(row, items.lookup(asked))
+    assert not np.array_equal(wanted, learned, equal_nan=True)
+    only_items = run(MIXED, config=replace(REMEMBERING, asking_types=("item",)))
+    assert np.array_equal(only_items.score(user, asked), only_items.graph.scores(row, items.lookup(asked)), equal_nan=True)
+
+
 def test_histories_that_were_not_kept_are_not_made_up(tmp_path: Path) -> None:
     save(CompositeStage([run(MIXED[:50])], 1), tmp_path)
     with pytest.raises(SnapshotError, match="`memory`"):
