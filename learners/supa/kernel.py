@@ -90,7 +90,7 @@ def interaction_gradients(table: Table, edge: Edge, rule: Rule, scratch: Scratch
     h, gradient = scratch.h, scratch.gradient
     for side in range(2):
         effective(table, edge.ends[side], edge.ages_ms[side], rule, h[side])
-    ours, theirs = table.context[edge.ends[0], edge.relation], table.context[edge.ends[1], edge.relation]
+    ours, theirs = (contiguous(table.context[edge.ends[0], edge.relation]), contiguous(table.context[edge.ends[1], edge.relation]))
     for i in range(h.shape[1]):
         gradient[1, i], gradient[0, i] = 0.5 * (h[0, i] + ours[i]), 0.5 * (h[1, i] + theirs[i])
     product = float(dot(gradient[0], gradient[1]))

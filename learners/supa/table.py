@@ -128,7 +128,7 @@ def serve(long: np.ndarray, short: np.ndarray, context: np.ndarray, published: b
 
     Published: [h + c, 0] both, as SUPA serves. h is long + short without decay.
     """
-    d = long.shape[0]
+    long, short, context, d = contiguous(long), contiguous(short), contiguous(context), long.shape[0]
     of_h, of_c = (d, 0) if mirrored else (0, d)
     for i in range(d):
         h = long[i] + short[i] if short.shape[0] else long[i]
