@@ -185,10 +185,11 @@ class SupaLearner:
         """
         state = msgspec.json.decode((directory / "supa.json").read_bytes())
         check_identity(state["identity"], self._identity)
-        self._items_next, self._newest_ms = state["items_next"], state["newest_ms"]
+        self._items_next = state["items_next"]
         self.graph.restore(directory)
         self.users.restore(directory / "users")
         self.items.restore(directory / "items")
+        self._newest_ms = state["newest_ms"]  # after the rows, which say better what a checkpoint of before lacks
         if self._sightings and state["admission"]:
             self._sightings.restore(directory)
 
