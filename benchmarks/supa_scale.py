@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> None:
             size.turn(start)
     rates = {f"edges_per_second_{size.nodes}": round(size.rate) for size in sizes}
     least = min(size.rate for size in sizes) / max(size.rate for size in sizes)
-    largest = sizes[-1]
+    largest = max(sizes, key=lambda size: size.nodes)
     sizes.clear()  # their memory is needed
     memory = {"bytes_per_row": largest.row_bytes, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     report("SUPA by number of nodes", {**rates, "slowest_to_fastest": round(least, 3), **memory, **snapshots(largest)})
