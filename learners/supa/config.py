@@ -166,6 +166,11 @@ class SupaConfig:
         """bool [T]: the types that the memory-aware score is asked for."""
         return np.array([name in (self.asking_types or self.node_types) for name in self.node_types])
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a reader of what is published can tell the memory-aware score: it needs h and c as they are learned."""
+        return self.memory_every > 0 and self.serving == "trained" and not self.short_vector and bool(self.asks()[0])
+
     def rule(self) -> Rule:
         """The settings as the kernel takes them."""
         walk = WalkRule(

@@ -28,7 +28,8 @@ def fields(config: SupaConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     vectors = {"long": (d,), "context": (relations, d), "short": (d if config.short_vector else 0,)}
     rest = {"bias": (relations,), "bias_sum": (relations,), "context_sum": (relations,), "long_sum": (), "short_sum": ()}
     heat = ("<f8", (len(HALF_LIVES_MS),))
-    history = {"heat": heat, "new_heat": heat, "first_ms": ("<i8", ()), "partners": ("<i8", ())} if config.memory_every else {}
+    whole = dict.fromkeys(("first_ms", "partners", "met_version"), ("<i8", ()))
+    history = {"heat": heat, "new_heat": heat, **whole} if config.memory_every else {}
     return {
         **{name: ("<f4", shape) for name, shape in vectors.items()},
         **dict.fromkeys(("faded_ms", "last_ms", "version", "event_ms"), ("<i8", ())),
@@ -50,6 +51,7 @@ class SupaGraph:
     Attributes:
         first: int64 [T + 1], where the rows of each type begin, and the end.
         table: `Table`; views of it may be given to torch, nothing is copied.
+        met: bool [rows], what the row remembers changed since the last publication; of no row without a memory-aware score.
         nonfinite_updates: refused because a number was not finite.
     """
 
@@ -78,6 +80,7 @@ class SupaGraph:
         self.memory = new_memory(
             history, rows, config.asks(), config.memory_question == "later", config.ring_size, len(config.relations), config.memory_every
         )
+        self.met = np.zeros(rows if config.memory_every else 0, np.bool_)
         self._inslearn = InsLearn(config, self.table, self.memory, self._loss)
 
     def initialise(self, rows: np.ndarray, keys: np.ndarray) -> None:
@@ -87,6 +90,7 @@ class SupaGraph:
     def learn(self, ends: np.ndarray, relation: np.ndarray, ts_ms: np.ndarray, first_ordinal: int, after: np.ndarray | None = None) -> None:
         """Learn n rows of a log in order; see `kernel.Run` for the arguments."""
         room = np.zeros((0, 2 * self.config.dimensions), np.float32) if after is None else after
+        self._note_met(ends[relation >= 0], first_ordinal + np.flatnonzero(relation >= 0)[:, np.newaxis])
         self.nonfinite_updates += self._inslearn.learn(kernel.Run(ends, relation, ts_ms, first_ordinal, NO_AGES, room))
 
     def judge(self, ends: np.ndarray, ts_ms: np.ndarray, first_ordinal: int, type_: int) -> np.ndarray:
@@ -97,15 +101,22 @@ class SupaGraph:
         room = np.zeros((0, 2 * self.config.dimensions), np.float32)
         run = kernel.Run(ends, np.full(len(ends), SERVED, np.int64), ts_ms, first_ordinal, NO_AGES, room)
         first, stop = self.first[type_], self.first[type_] + self.capacities[type_]
+        self._note_met(ends, first_ordinal + np.arange(len(ends))[:, np.newaxis])
         ranks, refused = self._inslearn.judge(run, int(first), int(stop - first))
         self.nonfinite_updates += refused
         return ranks
 
-    def remove_edge(self, one: int, other: int) -> None:
-        """Take what two rows remember of each other out; what was learned of it stays."""
+    def _note_met(self, rows: np.ndarray, ordinals: np.ndarray) -> None:
+        """Say that what rows int [n, 2] remember changes at examples int64 [n, 1], the later ones last."""
+        if self.met.size:
+            self.met[rows], self.arrays["met_version"][rows] = True, ordinals
+
+    def remove_edge(self, one: int, other: int, ordinal: int) -> None:
+        """Take what two rows remember of each other out, at an example; what was learned of it stays."""
         for row, met in ((one, other), (other, one)):
             if forget(self.table.neighbours, row, met):
                 self.table.dirty[row >> CHUNK_BITS] = True
+                self._note_met(np.array([[row]]), np.array([[ordinal]]))
 
     def free(self, row: int) -> None:
         """A node is gone: nothing of its row is left but the generation, by which its neighbours' entries of it are void."""
@@ -115,6 +126,8 @@ class SupaGraph:
             array[row] = 0
         self.arrays["generation"][row] = generation
         self.table.touched[row], self.table.dirty[row >> CHUNK_BITS] = False, True
+        if self.met.size:
+            self.met[row] = False
 
     @property
     def loss(self) -> float:

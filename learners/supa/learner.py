@@ -11,15 +11,17 @@ import polars as pl
 
 from core.hashing import fingerprints
 from core.ids import RowTable
-from core.schemas import EVENT
+from core.schemas import DELTA_BASE, EVENT
 from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 from learners.supa.admission import Sightings
 from learners.supa.config import SupaConfig
 from learners.supa.graph import SupaGraph
+from learners.supa.memory import UNTAUGHT
 from learners.supa.nodes import Nodes
 
 NO_EDGE, UNDO = -1, -2  # instead of a relation
+ASKING = "user"  # id of the weights of those who ask
 
 
 class SupaLearner:
@@ -50,6 +52,7 @@ class SupaLearner:
         self._sightings = Sightings() if config.admit_after > 1 else None
         self.updates = self.waiting = 0
         self._newest_ms = 0
+        self._time_version = self._weights_told = UNTAUGHT
         self._items_next = False  # whose rows are published once more
         self._relation_of = dict.fromkeys(config.undo_types, UNDO) | config.relation_of()
 
@@ -81,20 +84,29 @@ class SupaLearner:
             return
         ends = self.users.lookup([examples.texts("user_id")[at]]), self.items.lookup([item])
         if ends[0][0] >= 0 and ends[1][0] >= 0:
-            self.graph.remove_edge(int(ends[0][0]), int(ends[1][0]))
+            self.graph.remove_edge(int(ends[0][0]), int(ends[1][0]), examples.first_ordinal + at)
         self._learn_run(examples.part(at, at + 1), np.full(1, NO_EDGE), vector)
 
     def _learn_run(self, examples: Examples, relation: np.ndarray, vectors: np.ndarray) -> None:
         """One kernel call for n rows without a removal among them."""
         edge = self._admitted(examples, relation) if self._sightings else relation >= 0
         self.updates += int(np.count_nonzero(edge))
-        self._newest_ms = int(examples.numbers("ts_ms").max(initial=self._newest_ms))
+        self._note_time(examples)
         users, items = examples.texts("user_id"), examples.texts("item_id")
         ends = np.full((len(examples), 2), -1, np.int32)
         ends[edge, 0] = self.users.admit(list(compress(users, edge)))
         ends[edge, 1] = self.items.admit(list(compress(items, edge)))
         ends[~edge, 1] = self.items.lookup(compress(items, ~edge))
         self.graph.learn(ends, np.where(edge, relation, NO_EDGE), examples.numbers("ts_ms"), examples.first_ordinal, vectors)
+
+    def _note_time(self, examples: Examples) -> None:
+        """The newest event time, and the example that it comes with."""
+        ts_ms = examples.numbers("ts_ms")
+        newest_ms = np.maximum.accumulate(np.concatenate([[self._newest_ms], ts_ms]))
+        self._newest_ms = int(newest_ms[-1])
+        rises = np.flatnonzero(ts_ms > newest_ms[:-1])
+        if rises.size:
+            self._time_version = examples.first_ordinal + int(rises[-1])
 
     def _admitted(self, examples: Examples, relation: np.ndarray) -> np.ndarray:
         """bool [n]: edges both of whose ends have a row, or get one now, having been seen `admit_after` times."""
@@ -152,8 +164,22 @@ class SupaLearner:
         return self.graph.scores(user_row, item_rows)
 
     def touched(self) -> dict[str, pl.DataFrame]:
-        """`user_vectors` (vector) and `item_vectors` (vector, bias): rows whose served values changed."""
-        return {"user_vectors": self.users.publish(), "item_vectors": self.items.publish()}
+        """`user_vectors` (vector) and `item_vectors` (vector, bias): rows whose served values changed.
+
+        With a memory-aware score for users also what it is made of: `user_memory` and `item_memory` (memory, see
+        `learners.supa.excerpt.record_type`), and `memory_weights` (weights, asked_ms), one row; asked_ms is the time that the score is asked for.
+        """
+        return {**self.users.publish("user"), **self.items.publish("item"), **self._publish_weights()}
+
+    def _publish_weights(self) -> dict[str, pl.DataFrame]:
+        version = max(self._time_version, int(self.graph.memory.taught[0]))
+        if not self.config.remembers or version == self._weights_told:
+            return {}
+        self._weights_told = version
+        schema = pl.Schema({**DELTA_BASE, "weights": pl.Binary(), "asked_ms": pl.Int64()})
+        weights = self.graph.memory.weights[self.users.type].tobytes()
+        row = (ASKING, version, self._newest_ms, False, weights, self._newest_ms)
+        return {"memory_weights": pl.DataFrame([row], schema=schema, orient="row")}
 
     def touch_next(self, rows: int) -> bool:
         """A round of the users, then one of the items."""
@@ -161,6 +187,8 @@ class SupaLearner:
         if not nodes.touch_next(rows):
             return False
         self._items_next = not self._items_next
+        if not self._items_next:
+            self._weights_told = UNTAUGHT
         return not self._items_next
 
     @property
@@ -170,7 +198,8 @@ class SupaLearner:
 
     def snapshot(self, into: Snapshot) -> None:
         of = {"items_next": self._items_next, "newest_ms": self._newest_ms, "admission": self.config.admit_after > 1}
-        into.write("supa.json", msgspec.json.encode({"identity": self._identity, **of}))
+        weights = {"time_version": self._time_version, "taught": int(self.graph.memory.taught[0]), "weights_told": self._weights_told}
+        into.write("supa.json", msgspec.json.encode({"identity": self._identity, **of, **weights}))
         self.graph.snapshot(into)
         self.users.snapshot(into.within("users"))
         self.items.snapshot(into.within("items"))
@@ -189,6 +218,8 @@ class SupaLearner:
         self.graph.restore(directory)
         self.users.restore(directory / "users")
         self.items.restore(directory / "items")
+        self._time_version, self.graph.memory.taught[0] = state["time_version"], state["taught"]
+        self._weights_told = state["weights_told"]
         self._newest_ms = state["newest_ms"]  # after the rows, which say better what a checkpoint of before lacks
         if self._sightings and state["admission"]:
             self._sightings.restore(directory)

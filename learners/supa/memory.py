@@ -25,6 +25,7 @@ STRANGERS = 40  # drawn of those in reach, and of all
 RATE = 0.1
 EPSILON = 1e-8
 CHUNK_ROWS = 256  # scored at a time
+UNTAUGHT = -1
 FIRST = 1e6  # above any score: what is remembered comes first
 _CANDIDATES = np.uint64(0x53500030)  # random stream, + end
 
@@ -36,6 +37,7 @@ class Memory(NamedTuple):
     weights: np.ndarray  # float64 [T, 2, features + 1]: by the query's type, of strangers and of remembered nodes; the last one constant
     sums: np.ndarray  # float64, AdaGrad's, the same shape
     reach: Reach
+    taught: np.ndarray  # int64 [1], the example by which the weights changed last
     every: int  # edges of which one teaches the weights; 0: there is no such score
     asks: np.ndarray  # bool [T], node types that are asked for
     used: np.ndarray  # bool [features + 1]; the weights of the others stay 0
@@ -55,7 +57,8 @@ def new_memory(history: History, rows: int, asks: np.ndarray, later: bool, ring:
     row, remembered, logit = np.zeros(candidates, np.int32), np.zeros(candidates, np.int64), np.zeros(candidates)
     bits, used = np.zeros(STRANGERS // 2 + 1, np.uint64), np.ones(features + 1, np.bool_)
     used[list(OF_THE_MOMENT)] = not later
-    return Memory(history, weights, sums, reach, every, asks, used, x, row, remembered, logit, np.zeros((2, features + 1)), bits)
+    taught, gradient = np.full(1, UNTAUGHT), np.zeros((2, features + 1))
+    return Memory(history, weights, sums, reach, taught, every, asks, used, x, row, remembered, logit, gradient, bits)
 
 
 @summed
@@ -82,6 +85,22 @@ def score_rows(table: Table, memory: Memory, q: int, rows: np.ndarray, ts_ms: in
             first = FIRST if remembered[k] and remembered_first else 0.0
             out[start + k] = _weigh(weights[remembered[k]], x[k]) + first
     leave(table.neighbours, q, query.neighbours, memory.reach)
+
+
+@compiled
+def near_rows(table: Table, memory: Memory, q: int) -> np.ndarray:
+    """int32 [n]: the rows that `q` remembers, met last first, then those in reach that it does not. Changes no state."""
+    reach, count = memory.reach, explore(table.neighbours, q, memory.reach)
+    out = np.empty(count + reach.size[0], np.int32)
+    for place in range(count):
+        out[place] = table.neighbours.row[q, reach.order[place]]
+    size = count
+    for k in range(reach.size[0]):
+        if reach.entry[reach.found[k]] == 0:
+            out[size] = reach.found[k]
+            size += 1
+    leave(table.neighbours, q, count, reach)
+    return out[:size]
 
 
 @inlined
@@ -152,8 +171,10 @@ def teach(table: Table, memory: Memory, ends: tuple[int, int], ts_ms: int, ordin
         if memory.asks[table.type[q]] and table.alive[q] and table.alive[true]:
             query = Query(q, ts_ms, explore(table.neighbours, q, memory.reach), memory.reach)
             count = _choose(table, memory, query, true, ordinal, side, seed)
-            if count > 1:
-                refused += not _descend(table, memory, query, count)
+            if count > 1 and _descend(table, memory, query, count):
+                memory.taught[0] = ordinal
+            elif count > 1:
+                refused += 1
             leave(table.neighbours, q, query.neighbours, memory.reach)
     return refused
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,13 +16,16 @@ from core.rounds import Rounds
 from core.rows import CHUNK_BITS, Rows
 from core.schemas import DELTA_BASE
 from core.snapshot import Snapshot
+from learners.supa.excerpt import records_of
 from learners.supa.graph import SupaGraph
+
+Own = tuple[pl.DataType, Any]  # type and values of a column
 
 
 class Nodes:
     """The nodes of one type: ids, rows, and what is to be published of them.
 
-    State: the id map; the graph's rows of this type; the touched rows and removed ids not yet published.
+    State: the id map; the graph's rows of this type; the rows changed and ids removed that are not yet published.
     """
 
     def __init__(self, graph: SupaGraph, type_: int, capacity: int, biased: bool) -> None:
@@ -30,7 +34,7 @@ class Nodes:
         self.ids = IdMap(capacity)
         self.first, stop = int(graph.first[type_]), int(graph.first[type_ + 1])
         self.rows = Rows.over(graph.arrays_of_type[type_], graph.table.dirty[self.first >> CHUNK_BITS : stop >> CHUNK_BITS])
-        self.touched = graph.table.touched[self.first : stop]
+        self.touched, self.met = graph.table.touched[self.first : stop], graph.met[self.first : stop]
         self.removed: dict[str, tuple[int, int]] = {}  # id -> version, event_ms
         self.rounds = Rounds()
 
@@ -80,19 +84,18 @@ class Nodes:
     def touch_next(self, rows: int) -> bool:
         """See `Learner.touch_next`."""
         span, ended = self.rounds.take(rows, self.ids.size)
-        self.touched[span] |= self.rows["alive"][span]
+        for marks in (self.touched, self.met):
+            marks[span] |= self.rows["alive"][span][: marks.size]
         return ended
 
-    def schema(self) -> pl.Schema:
-        """Of what `publish` returns."""
-        vector = pl.Array(pl.Float32, 2 * self.graph.config.dimensions)
-        bias = {"bias": pl.Float32()} if self.biased else {}
-        return pl.Schema({**DELTA_BASE, "vector": vector, **bias})
-
     def take_touched(self) -> np.ndarray:
-        """int64: rows changed since the last call."""
-        rows = np.flatnonzero(self.touched[: self.ids.size])
-        self.touched[rows] = False
+        """int64: rows whose vectors changed since the last call."""
+        return self._take(self.touched)
+
+    def _take(self, marks: np.ndarray) -> np.ndarray:
+        """int64: the rows marked, which are so no longer."""
+        rows = np.flatnonzero(marks[: self.ids.size])
+        marks[rows] = False
         return rows
 
     def take_removed(self) -> list[tuple[str, int, int]]:
@@ -104,30 +107,39 @@ class Nodes:
         back = self.ids.lookup([row[0] for row in gone]) >= 0
         return list(compress(gone, ~back))
 
-    def publish(self) -> pl.DataFrame:
-        """Rows changed and ids removed since the last call; of a removed id the vector is null."""
-        rows = self.take_touched()
-        columns = {
-            "id": [self.ids.ids[row] for row in rows],
-            "version": self.rows["version"][rows],
-            "event_ms": self.rows["event_ms"][rows],
-            "removed": np.zeros(rows.size, np.bool_),
-            "vector": self.vectors(rows),
-            "bias": self.biases(rows),
-        }
-        changed = from_columns(self.schema(), columns)
-        return pl.concat([changed, self._removals()]) if self.removed else changed
+    def publish(self, kind: str) -> dict[str, pl.DataFrame]:
+        """`{kind}_vectors`, with a memory-aware score `{kind}_memory`: rows changed and ids removed since the last call, of which the
+        values are null."""
+        gone, rows = self.take_removed(), self.take_touched()
+        vector = pl.Array(pl.Float32, 2 * self.graph.config.dimensions)
+        bias = {"bias": (pl.Float32(), self.biases(rows))} if self.biased else {}
+        behind = self.rows["version"][rows], self.rows["event_ms"][rows]
+        tables = {f"{kind}_vectors": self._told(rows, behind, gone, {"vector": (vector, self.vectors(rows)), **bias})}
+        if self.graph.config.remembers:
+            rows = self._take(self.met)
+            memory = [record.tobytes() for record in records_of(self.graph, rows + self.first)]
+            behind = self.rows["met_version"][rows], self.rows["last_ms"][rows]
+            tables[f"{kind}_memory"] = self._told(rows, behind, gone, {"memory": (pl.Binary(), memory)})
+        return tables
 
-    def _removals(self) -> pl.DataFrame:
-        gone = [(*row, True) for row in self.take_removed()]
-        base = pl.DataFrame(gone, schema=DELTA_BASE, orient="row")
-        return base.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in self.schema().items() if name not in DELTA_BASE)
+    def _told(
+        self, rows: np.ndarray, behind: tuple[np.ndarray, np.ndarray], gone: list[tuple[str, int, int]], own: dict[str, Own]
+    ) -> pl.DataFrame:
+        """A table of rows that are there, with the version and newest event behind each, and of ids that are not."""
+        ids, removed = [self.ids.ids[row] for row in rows], np.zeros(rows.size, np.bool_)
+        base = {"id": ids, "version": behind[0], "event_ms": behind[1], "removed": removed}
+        schema = pl.Schema({**DELTA_BASE, **{name: dtype for name, (dtype, _) in own.items()}})
+        changed = from_columns(schema, {**base, **{name: values for name, (_, values) in own.items()}})
+        if not gone:
+            return changed
+        left = pl.DataFrame([(*row, True) for row in gone], schema=DELTA_BASE, orient="row")
+        return pl.concat([changed, left.with_columns(pl.lit(None, dtype).alias(name) for name, (dtype, _) in own.items())])
 
     def snapshot(self, into: Snapshot) -> None:
         self.ids.snapshot(into)
         self.rows.snapshot(into, self.ids.size)
-        touched = np.flatnonzero(self.touched).tolist()
-        state = {"extent": self._extent, "touched": touched, "removed": self.removed, "next_row": self.rounds.next_row}
+        touched, met = np.flatnonzero(self.touched).tolist(), np.flatnonzero(self.met).tolist()
+        state = {"extent": self._extent, "touched": touched, "met": met, "removed": self.removed, "next_row": self.rounds.next_row}
         into.write("nodes.json", msgspec.json.encode(state))
 
     def restore(self, directory: Path) -> None:
@@ -135,6 +147,7 @@ class Nodes:
         self.rows.restore(directory)
         state = msgspec.json.decode((directory / "nodes.json").read_bytes())
         self.graph.table.extent[self.type], self.touched[state["touched"]] = state["extent"], True
+        self.met[state["met"]] = True
         self.removed = {id_: tuple(entry) for id_, entry in state["removed"].items()}
         self.rounds.next_row = state["next_row"]
 

@@ -127,7 +127,7 @@ def test_an_edge_taken_out_is_gone_from_both_ends_and_nothing_else_is() -> None:
     of, contact = world.table.neighbours, stream(100)[60]
     one, other = world.rows(contact)
     world.table.dirty[:] = False
-    world.graph.remove_edge(one, other)
+    world.graph.remove_edge(one, other, 100)
     assert world.table.dirty.tolist() == [True, True]
     assert other not in of.row[one, : of.held[one]] and one not in of.row[other, : of.held[other]]
     rings = {"row", "neighbour_generation", "relation", "meetings", "ts_ms", "held"}
@@ -136,7 +136,7 @@ def test_an_edge_taken_out_is_gone_from_both_ends_and_nothing_else_is() -> None:
         assert set(changed) <= {one, other} and (name in rings or not changed), name
     assert [int(before["held"][row] - of.held[row]) for row in (one, other)] == [1, 1]
     world.table.dirty[:] = False
-    world.graph.remove_edge(one, other)
+    world.graph.remove_edge(one, other, 100)
     assert not world.table.dirty.any(), "there is nothing left to take out"
 
 
