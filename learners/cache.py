@@ -12,10 +12,11 @@ from core.errors import FreshetError
 from core.hashing import FINGERPRINT_BYTES, fingerprint
 from core.schemas import DELTA_BASE
 from core.stage import Publication
-from learners import recommend
+from learners import recommend, remembering
 from learners.recommend import CacheConfig, Recommendations, State, Writer
 from learners.search import dots, norms, warm_up
-from learners.tables import CODEBOOK_TABLES, ITEM_TABLES, MAX_MS, MIN_MS, USER_TABLES, WIDE, Delta, Space, SpaceWriter, Table, records
+from learners.supa.excerpt import record_of, record_type
+from learners.tables import DENSE_TABLES, ITEM_TABLES, MAX_MS, MIN_MS, USER_TABLES, WIDE, Delta, Space, SpaceWriter, Table, records
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,17 @@ class ParameterCache:
         self._spaces = (
             SpaceWriter(USER_TABLES, str, self.config.tombstones),
             SpaceWriter(ITEM_TABLES, fingerprint, self.config.tombstones),
-            SpaceWriter(CODEBOOK_TABLES, str, self.config.tombstones),
+            SpaceWriter(DENSE_TABLES, str, self.config.tombstones),
         )
         self._space_of = {name: space for space in self._spaces for name in space.published.tables}
         self._numbers: dict[str, int] = {}  # writer -> number in the column `writer`
+        self._remembers = False  # what scores by memory is compiled
         self._writing = threading.Lock()  # between writers; readers never take it
         self.state = self._seal({})
         warm_up()  # compiled now, or the first request would wait for it
 
     def apply(self, writer: str, publication: Publication, lineage: str = "") -> Applied:
-        """Make a publication visible, all its tables at once.
+        """Make a publication visible, all its tables at once. The first one with a memory may wait for compilation.
 
         Args:
             lineage: id of the topic that the writer reads. Another one than before drops the writer's rows: versions start anew.
@@ -87,6 +89,9 @@ class ParameterCache:
             held = self.state.writers.get(writer, Writer(lineage, 0, 0))
             anew = held.lineage != lineage
             self._check_widths(deltas, anew)
+            if "memory_weights" in deltas and not self._remembers:
+                remembering.warm_up()
+                self._remembers = True
             stale = self._write(writer, deltas, anew)
             self.state = self._seal({**self.state.writers, writer: _advanced(held, publication, lineage)})
         total = sum(publication.tables[name].height for name in deltas)
@@ -102,8 +107,8 @@ class ParameterCache:
         return sum(self._space_of[name].write(name, delta, number) for name, delta in deltas.items() if delta.ids)
 
     def _seal(self, writers: dict[str, Writer]) -> State:
-        users, items, codebooks = (space.seal() for space in self._spaces)
-        return State(users, items, codebooks, writers, max((w.clock_ms for w in writers.values()), default=0))
+        users, items, dense = (space.seal() for space in self._spaces)
+        return State(users, items, dense, writers, max((w.clock_ms for w in writers.values()), default=0))
 
     def _check_widths(self, deltas: Mapping[str, Delta], anew: bool) -> None:
         for name, wide in WIDE.items():
@@ -118,10 +123,14 @@ class ParameterCache:
     def score(self, user_id: str, item_ids: Sequence[str]) -> np.ndarray:
         """float64 [len(item_ids)]: the personal score of each item, NaN where user or item has no vector."""
         state = self.state
-        vector = recommend.user_vector(state.users, state.users.row(user_id))
-        if vector is None:
-            return np.full(len(item_ids), np.nan)
-        return np.array([_score(state.items, self.config, vector, state.items.row(id_)) for id_ in item_ids], dtype=np.float64)
+        asker, rows = state.asker(user_id), np.array([state.items.row(id_) for id_ in item_ids], dtype=np.int64)
+        if asker.memory is not None:
+            out, known = np.full(rows.size, np.nan), rows >= 0
+            out[known] = asker.memory.scores(rows[known])
+            return out
+        if asker.vector is None:
+            return np.full(rows.size, np.nan)
+        return np.array([_score(state.items, self.config, asker.vector, row) for row in rows.tolist()], dtype=np.float64)
 
     def item(self, item_id: str, neighbours: int = 10) -> Item | None:
         """What is known of an item and its nearest items, None where it is unknown or removed.
@@ -142,8 +151,7 @@ class ParameterCache:
 
     def codebook(self, codebook_version: int) -> dict[int, bytes]:
         """Level -> centroids as published (float32, little endian); empty where the version is unknown."""
-        space = self.state.codebooks
-        table = space["codebook"]
+        table = self.state.dense["codebook"]
         found = np.flatnonzero(table.column("present") & (table.column("codebook_version") == codebook_version)).tolist()
         return {int(table.cell(row, "level")): table.cell(row, "centroids") for row in found}
 
@@ -165,7 +173,7 @@ class ParameterCache:
     def sizes(self) -> dict[str, Size]:
         """Rows and bytes of each table."""
         state = self.state
-        tables: dict[str, Table] = {**state.users.tables, **state.items.tables, **state.codebooks.tables}
+        tables: dict[str, Table] = {**state.users.tables, **state.items.tables, **state.dense.tables}
         return {name: Size(table.rows, table.nbytes) for name, table in tables.items()}
 
 
@@ -311,7 +319,27 @@ def _codebook(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parse
     return _narrow(rows), np.array(finite, dtype=bool)
 
 
-FIELDS = {**USER_TABLES, **ITEM_TABLES, **CODEBOOK_TABLES}
+def _memory(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
+    cells = _column("*_memory", rows, "memory", pl.Binary()).to_list()
+    sizes = {len(raw) for raw in cells if raw is not None}
+    if len(sizes) > 1:
+        raise FreshetError(f"*_memory.memory must be records of one size, got {sorted(sizes)} bytes")
+    dtype = record_of(sizes.pop()) if sizes else record_type(1)
+    told = np.frombuffer(b"".join(raw or bytes(dtype.itemsize) for raw in cells), dtype)
+    out["node"] = told["node"]
+    finite = np.isfinite(told["heat"]).all(axis=1) & np.isfinite(told["new_heat"]).all(axis=1) & (told["node"] > 0)
+    return told.view(np.uint8).reshape(rows.height, dtype.itemsize), finite
+
+
+def _weights(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
+    cells = [raw or b"" for raw in _column("memory_weights", rows, "weights", pl.Binary()).to_list()]
+    _fill_cells(out["weights"], cells)
+    out["asked_ms"] = _filled(_column("memory_weights", rows, "asked_ms", pl.Int64()), MIN_MS)
+    whole = 2 * np.dtype("<f8").itemsize  # weights come in two rows
+    return _narrow(rows), np.array([len(raw) % whole == 0 and bool(np.isfinite(np.frombuffer(raw, "<f8")).all()) for raw in cells], bool)
+
+
+FIELDS = {**USER_TABLES, **ITEM_TABLES, **DENSE_TABLES}
 PARSERS: dict[str, Callable[[pl.DataFrame, np.ndarray, CacheConfig], Parsed]] = {
     "user_history": _history,
     "user_vectors": _user_vectors,
@@ -319,4 +347,7 @@ PARSERS: dict[str, Callable[[pl.DataFrame, np.ndarray, CacheConfig], Parsed]] = 
     "item_vectors": _item_vectors,
     "item_tokens": _tokens,
     "codebook": _codebook,
+    "user_memory": _memory,
+    "item_memory": _memory,
+    "memory_weights": _weights,
 }

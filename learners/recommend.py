@@ -11,10 +11,12 @@ import numpy as np
 from core.errors import FreshetError, SettingsError
 from core.hashing import FINGERPRINT_BYTES
 from learners.ranking import Entry, Items, ItemTable, Ranking, ordered
+from learners.remembering import remembering
 from learners.search import Columns, Peaks, Query, dots, search
 from learners.tables import MIN_MS, WIDE_COLUMN, Space
 
 NO_LINK = "none"  # source of an empty list
+RETRIEVED = 200  # items, the best without memory, that are scored by memory beside those near the user
 
 
 class RequestError(FreshetError, ValueError):
@@ -26,7 +28,8 @@ class CacheConfig:
     """Settings of the serving cache.
 
     max_k: items a request may ask for. seen_items: of a user's last items, how many are left out of the lists. similar_items: how many
-    of them `similar` starts from. popularity_weight: of ln(popularity) in the personal score. tombstones: removed ids of users, and of
+    of them `similar` starts from. popularity_weight: of ln(popularity) in the personal score, and where the learner scores by memory, in
+    the score that its candidates are found by. tombstones: removed ids of users, and of
     items, that are remembered to refuse their older versions.
     """
 
@@ -61,7 +64,7 @@ class State:
 
     users: Space
     items: Space
-    codebooks: Space
+    dense: Space
     writers: Mapping[str, Writer]
     clock_ms: int  # event time: the latest clock of a writer
     _rankings: dict[str, "Ranking"] = field(default_factory=dict, compare=False, repr=False)
@@ -90,7 +93,7 @@ class State:
         vector = user_vector(self.users, row)
         if vector is not None:
             event_ms = max(event_ms, int(vectors.cell(row, "event_ms")))
-        return Asker(vector, recent, event_ms)
+        return Asker(vector, recent, event_ms, remembering(self.users, self.items, self.dense, row))
 
 
 class Recommended(NamedTuple):
@@ -112,12 +115,23 @@ class Recommendations:
     versions: dict[str, int]  # writer -> rows of its input behind what was used
 
 
+class Memory(Protocol):
+    """What a user remembers, and the learner's memory-aware score, which knows of it."""
+
+    def near(self) -> np.ndarray:
+        """int64 [n]: rows of items that the user remembers, and of those within three steps."""
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """float64 [n]: of items in rows int64 [n], NaN where one is not known."""
+
+
 class Asker(NamedTuple):
     """What a state knows of the user who asks."""
 
     vector: np.ndarray | None  # float32 [w]
     recent: list[int]  # rows of the user's last items that are known, newest first
     event_ms: int  # of the newest event behind them
+    memory: Memory | None = None  # where the learner scores by memory
 
 
 class Served(Protocol):
@@ -235,8 +249,13 @@ def _personal(request: _Request, count: int) -> list[Pick]:
     wide = query.astype(np.float64)
     asked = Query(query, math.sqrt(wide @ wide), _per_log2(request.config), request.now_ms)
     table, columns, peaks = request.state.vectors
-    left_out = np.fromiter(request.taken, np.int64, len(request.taken))
-    rows, scores = search(asked, columns, peaks, table.parts, left_out, count)
+    left_out, memory = np.fromiter(request.taken, np.int64, len(request.taken)), request.asker.memory
+    rows, scores = search(asked, columns, peaks, table.parts, left_out, count if memory is None else max(count, RETRIEVED))
+    if memory is not None:
+        near = np.setdiff1d(memory.near(), left_out)
+        rows = np.union1d(rows, near[_shown_at(request.state.items, near, request.now_ms)])
+        scores = memory.scores(rows)
+        rows, scores = rows[~np.isnan(scores)], scores[~np.isnan(scores)]
     return [(row, value) for value, row in ordered(request.state.items, rows, scores, count)]
 
 
@@ -312,6 +331,12 @@ def _shown(items: Items, now_ms: int) -> np.ndarray:
     return np.asarray(~table.column("removed") & (table.column("start_ms") <= now_ms) & (table.column("end_ms") > now_ms))
 
 
+def _shown_at(items: Items, rows: np.ndarray, now_ms: int) -> np.ndarray:
+    """bool [n]: the same of rows int64 [n]."""
+    removed, start_ms, end_ms = (items["item_popularity"].column(name)[rows] for name in ("removed", "start_ms", "end_ms"))
+    return np.asarray(~removed & (start_ms <= now_ms) & (end_ms > now_ms))
+
+
 def _top(request: _Request, scores: np.ndarray, count: int) -> list[Pick]:
     """The `count` best rows that may be shown, ties by id. `scores` is used up."""
     items = request.state.items
@@ -342,7 +367,7 @@ def _ranked(request: _Request, column: str, count: int) -> list[Pick]:
 
 Link = Callable[[_Request, int], list[Pick]]
 LINKS: dict[str, Link] = {"personal": _personal, "similar": _similar, "popular": _popular, "newest": _newest}
-EVIDENCE = {"personal": ("item_vectors",), "similar": ("item_vectors", "item_tokens")}  # tables behind a link's scores
+EVIDENCE = {"personal": ("item_vectors", "item_memory"), "similar": ("item_vectors", "item_tokens")}  # tables behind a link's scores
 
 
 def nearest(state: State, config: CacheConfig, item_id: str, count: int) -> list[tuple[str, float]]:

@@ -34,13 +34,17 @@ POPULARITY: list[Field] = [
 ]
 ITEM_VECTORS: list[Field] = [*BASE, ("bias", "<f4", 0.0), ("norm", "<f4", 0.0), ("inverse_norm", "<f4", 0.0)]
 TOKENS: list[Field] = [*BASE, ("codebook_version", "<i8", -1)]
+MEMORY: list[Field] = [*BASE, ("node", "<i4", 0)]
+WEIGHTS: list[Field] = [*BASE, ("weights", "O", None), ("asked_ms", "<i8", MIN_MS)]
 CODEBOOK: list[Field] = [*BASE, ("codebook_version", "<i8", -1), ("level", "<i4", -1), ("centroids", "O", None)]
 
-USER_TABLES = {"user_history": HISTORY, "user_vectors": USER_VECTORS}
-ITEM_TABLES = {"item_popularity": POPULARITY, "item_vectors": ITEM_VECTORS, "item_tokens": TOKENS}
-CODEBOOK_TABLES = {"codebook": CODEBOOK}
+USER_TABLES = {"user_history": HISTORY, "user_vectors": USER_VECTORS, "user_memory": MEMORY}
+ITEM_TABLES = {"item_popularity": POPULARITY, "item_vectors": ITEM_VECTORS, "item_tokens": TOKENS, "item_memory": MEMORY}
+DENSE_TABLES = {"codebook": CODEBOOK, "memory_weights": WEIGHTS}
 WIDE_COLUMN = "*"
-WIDE = {"item_vectors": "vector", "item_tokens": "tokens"}  # the column that a table keeps apart, one value per dimension or level
+WIDE = {
+    "item_vectors": "vector", "item_tokens": "tokens", "user_memory": "memory", "item_memory": "memory",
+}  # fmt: skip  # the column that a table keeps apart, one value per dimension, level or byte
 
 
 def records(fields: list[Field], rows: int) -> np.ndarray:
@@ -106,6 +110,14 @@ class Table:
         wide: np.ndarray = self.blocks[row >> BLOCK_BITS].wide[row & (BLOCK_ROWS - 1)]
         return wide
 
+    def take(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """[n, ...]: a column's values in rows int64 [n], in any order."""
+        sample, order = self.empty[name], np.argsort(rows, kind="stable")
+        out = np.empty((rows.size, *sample.shape[1:]), dtype=sample.dtype)
+        for index, slots, run in _runs(rows[order]):
+            out[order[run]] = self.blocks[index][name][slots]
+        return out
+
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, [128, width]) of the wide column, over all rows."""
         for index, block in enumerate(self.blocks):
@@ -165,12 +177,35 @@ class Table:
         return sum(block.nbytes for block in self.blocks if block is not self.empty)
 
 
+class Places:
+    """Node of a graph -> row, shared by all versions: a reader believes it only where the row carries the same node in its own."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty(0, dtype=np.int32)
+
+    def put(self, nodes: np.ndarray, rows: np.ndarray) -> None:
+        """Nodes int32 [n], none below 0."""
+        last = int(nodes.max(initial=-1))
+        if last >= self._rows.size:
+            more = max(last + 1, 2 * self._rows.size) - self._rows.size
+            self._rows = np.append(self._rows, np.full(more, -1, dtype=np.int32))
+        self._rows[nodes] = rows
+
+    def __getitem__(self, nodes: np.ndarray) -> np.ndarray:
+        """int32 [n], -1 where none was ever put."""
+        rows = self._rows
+        if not rows.size:
+            return np.full(nodes.size, -1, dtype=np.int32)
+        return np.where(nodes < rows.size, rows[np.minimum(nodes, rows.size - 1)], np.int32(-1))
+
+
 @dataclass(frozen=True)
 class Space:
     """One version of the tables that share an id space."""
 
     ids: Table
     tables: Mapping[str, Table]
+    places: Places
     _index: dict[Key, int]  # shared by all versions
     _key: Callable[[str], Key]
 
@@ -309,6 +344,7 @@ class SpaceWriter:
     def __init__(self, tables: dict[str, list[Field]], key: Callable[[str], Key], tombstones: int) -> None:
         self._key, self._tombstones = key, tombstones
         self._index: dict[Key, int] = {}
+        self._places = Places()
         self._free: list[int] = []
         self._dead: dict[int, None] = {}  # rows that no table has, oldest first
         self._used = 0
@@ -323,7 +359,7 @@ class SpaceWriter:
 
     def seal(self) -> Space:
         tables = {name: table.seal() for name, table in self._tables.items()}
-        self.published = Space(self._ids.seal(), tables, self._index, self._key)
+        self.published = Space(self._ids.seal(), tables, self._places, self._index, self._key)
         return self.published
 
     def write(self, name: str, delta: Delta, writer: int) -> int:
@@ -336,6 +372,8 @@ class SpaceWriter:
         picks = order[np.diff(rows[order], append=-1) != 0]  # the last of each row
         picks = picks[table.fresh(rows[picks], delta.version[picks], writer)]
         table.write(rows[picks], delta.taken(picks), writer)
+        if table.fields is MEMORY:
+            self._places.put(delta.records["node"][picks], rows[picks])
         self._note_dead(rows[picks])
         return int(rows.size - picks.size)
 

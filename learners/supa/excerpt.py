@@ -13,10 +13,10 @@ from learners.supa.config import SupaConfig
 from learners.supa.graph import SupaGraph
 from learners.supa.history import HALF_LIVES_MS
 from learners.supa.neighbours import ENTRY_BYTES
-from learners.supa.pairs import FEATURES
 from learners.supa.table import SERVED
 
 USER, ITEM = 0, 1  # node types of a stream
+ASKING = "user"  # id of the weights of those who ask
 NOBODY = -1  # instead of a row: an entry's neighbour that is not in the excerpt
 _HEAT = (len(HALF_LIVES_MS),)
 _OWN = (
@@ -46,11 +46,16 @@ def record_of(size_bytes: int) -> np.dtype[np.void]:
     return record_type(ring)
 
 
+def _names(records: np.ndarray) -> tuple[str, ...]:
+    """The arrays of a graph that records have something of."""
+    return tuple(name for name in records.dtype.names or () if name != "node")
+
+
 def records_of(graph: SupaGraph, rows: np.ndarray) -> np.ndarray:
     """[n] of `record_type`: of rows int64 [n] of a graph that keeps a memory."""
     out = np.empty(rows.size, record_type(graph.config.ring_size))
     out["node"] = rows + 1
-    for name in out.dtype.names[1:]:
+    for name in _names(out):
         out[name] = graph.arrays[name][rows]
     return out
 
@@ -98,7 +103,7 @@ class Excerpt:
         """A type's nodes in its first rows; `neighbours`: the row of each one's, int64 [n, ring]."""
         arrays, d = self._graph.arrays_of_type[type_], part.vectors.shape[1] // 2
         n, m = part.records.size, part.biases.size
-        for name in part.records.dtype.names[1:]:
+        for name in _names(part.records):
             arrays[name][:n] = part.records[name]
         arrays["row"][:n] = neighbours
         arrays["neighbour_generation"][:n][neighbours == NOBODY] = NOBODY  # no generation of any row

@@ -14,7 +14,7 @@ from learners.supa import kernel
 from learners.supa.config import SupaConfig
 from learners.supa.history import HALF_LIVES_MS, History, no_history
 from learners.supa.inslearn import NO_AGES, InsLearn
-from learners.supa.memory import new_memory, score_rows
+from learners.supa.memory import near_rows, new_memory, score_rows
 from learners.supa.neighbours import Neighbours, forget
 from learners.supa.table import SERVED, Table, products, served_vectors
 from learners.supa.undo import drop
@@ -162,6 +162,10 @@ class SupaGraph:
         score_rows(self.table, self.memory, row, rows[known].astype(np.int32), ts_ms, remembered_first, scores)
         out[known] = scores
         return out
+
+    def near(self, row: int) -> np.ndarray:
+        """int32 [n]: the rows that `row` remembers, and those within three steps of it."""
+        return near_rows(self.table, self.memory, row)
 
     def snapshot(self, into: Snapshot) -> None:
         """What no row holds."""

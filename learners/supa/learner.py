@@ -16,12 +16,12 @@ from core.snapshot import Snapshot, check_identity
 from core.stage import Examples
 from learners.supa.admission import Sightings
 from learners.supa.config import SupaConfig
+from learners.supa.excerpt import ASKING
 from learners.supa.graph import SupaGraph
 from learners.supa.memory import UNTAUGHT
 from learners.supa.nodes import Nodes
 
 NO_EDGE, UNDO = -1, -2  # instead of a relation
-ASKING = "user"  # id of the weights of those who ask
 
 
 class SupaLearner:
@@ -137,6 +137,11 @@ class SupaLearner:
         return self.graph.loss
 
     @property
+    def newest_ms(self) -> int:
+        """The newest event time: what the memory-aware score is asked at."""
+        return self._newest_ms
+
+    @property
     def nonfinite_updates(self) -> int:
         """Updates refused because a number was not finite."""
         return self.graph.nonfinite_updates
@@ -167,7 +172,7 @@ class SupaLearner:
         """`user_vectors` (vector) and `item_vectors` (vector, bias): rows whose served values changed.
 
         With a memory-aware score for users also what it is made of: `user_memory` and `item_memory` (memory, see
-        `learners.supa.excerpt.record_type`), and `memory_weights` (weights, asked_ms), one row; asked_ms is the time that the score is asked for.
+        `learners.supa.excerpt.record_type`), and one row of `memory_weights` (weights; asked_ms, the time that it is asked for).
         """
         return {**self.users.publish("user"), **self.items.publish("item"), **self._publish_weights()}
 

@@ -28,7 +28,7 @@ def snapshot(cache: ParameterCache, into: Snapshot) -> None:
     """Every row that the cache has, those removed included."""
     state = cache.state
     into.write(_WRITERS, msgspec.json.encode(state.writers))
-    for space in (state.users, state.items, state.codebooks):
+    for space in (state.users, state.items, state.dense):
         for name, table in space.tables.items():
             written = np.flatnonzero(table.column("present") | table.column("removed"))
             if written.size:
