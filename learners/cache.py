@@ -15,7 +15,7 @@ from core.stage import Publication
 from learners import recommend, remembering
 from learners.recommend import CacheConfig, Recommendations, State, Writer
 from learners.search import dots, norms, warm_up
-from learners.supa.excerpt import record_of, record_type
+from learners.supa.excerpt import record_of, record_type, weights_of
 from learners.tables import DENSE_TABLES, ITEM_TABLES, MAX_MS, MIN_MS, USER_TABLES, WIDE, Delta, Space, SpaceWriter, Table, records
 
 
@@ -327,7 +327,8 @@ def _memory(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
     dtype = record_of(sizes.pop()) if sizes else record_type(1)
     told = np.frombuffer(b"".join(raw or bytes(dtype.itemsize) for raw in cells), dtype)
     out["node"] = told["node"]
-    finite = np.isfinite(told["heat"]).all(axis=1) & np.isfinite(told["new_heat"]).all(axis=1) & (told["node"] > 0)
+    finite = np.isfinite(told["heat"]).all(axis=1) & np.isfinite(told["new_heat"]).all(axis=1)
+    finite &= (told["node"] > 0) & (told["held"] >= 0) & (told["held"] <= told.dtype["row"].shape[0])
     return told.view(np.uint8).reshape(rows.height, dtype.itemsize), finite
 
 
@@ -335,8 +336,7 @@ def _weights(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed
     cells = [raw or b"" for raw in _column("memory_weights", rows, "weights", pl.Binary()).to_list()]
     _fill_cells(out["weights"], cells)
     out["asked_ms"] = _filled(_column("memory_weights", rows, "asked_ms", pl.Int64()), MIN_MS)
-    whole = 2 * np.dtype("<f8").itemsize  # weights come in two rows
-    return _narrow(rows), np.array([len(raw) % whole == 0 and bool(np.isfinite(np.frombuffer(raw, "<f8")).all()) for raw in cells], bool)
+    return _narrow(rows), np.array([bool(raw) and bool(np.isfinite(weights_of(raw)).all()) for raw in cells], bool)
 
 
 FIELDS = {**USER_TABLES, **ITEM_TABLES, **DENSE_TABLES}

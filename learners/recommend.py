@@ -97,7 +97,7 @@ class State:
 
 
 class Recommended(NamedTuple):
-    """`score` is comparable within one link only: dot product, mean similarity, log2 of popularity, ms of the first event."""
+    """`score` is comparable within one link only: SUPA's score, mean similarity, log2 of popularity, ms of the first event."""
 
     item_id: str
     score: float
@@ -252,11 +252,18 @@ def _personal(request: _Request, count: int) -> list[Pick]:
     left_out, memory = np.fromiter(request.taken, np.int64, len(request.taken)), request.asker.memory
     rows, scores = search(asked, columns, peaks, table.parts, left_out, count if memory is None else max(count, RETRIEVED))
     if memory is not None:
-        near = np.setdiff1d(memory.near(), left_out)
-        rows = np.union1d(rows, near[_shown_at(request.state.items, near, request.now_ms)])
-        scores = memory.scores(rows)
-        rows, scores = rows[~np.isnan(scores)], scores[~np.isnan(scores)]
+        rows, scores = _remembered(request, memory, rows, left_out, count)
     return [(row, value) for value, row in ordered(request.state.items, rows, scores, count)]
+
+
+def _remembered(request: _Request, memory: Memory, found: np.ndarray, left_out: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and memory-aware scores of the `count` best, ties with the last included, among those found and those near the user."""
+    near = np.setdiff1d(memory.near(), left_out)
+    rows = np.union1d(found, near[_shown_at(request.state.items, near, request.now_ms)])
+    scores = memory.scores(rows)
+    rows, scores = rows[~np.isnan(scores)], scores[~np.isnan(scores)]
+    best = scores >= np.partition(scores, -count)[-count] if scores.size > count else np.ones(scores.size, np.bool_)
+    return rows[best], scores[best]
 
 
 def popularity_term(config: CacheConfig, log2_popularity: np.ndarray) -> np.ndarray:

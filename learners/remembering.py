@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from learners.supa.excerpt import ASKING, Excerpt, Part, met, record_of, record_type
+from learners.supa.excerpt import ASKING, Excerpt, Part, met, record_of, record_type, weights_of
 from learners.supa.pairs import FEATURES
 from learners.supa.reach import STEPS
 from learners.supa.table import LANES
@@ -87,8 +87,7 @@ def remembering(users: Space, items: Space, dense: Space, row: int) -> Rememberi
     table, at = dense["memory_weights"], dense.row(ASKING)
     if row < 0 or at < 0 or not (table.has(at) and users["user_memory"].has(row) and users["user_vectors"].has(row)):
         return None
-    weights = np.frombuffer(table.cell(at, "weights"), dtype="<f8").reshape(2, -1)
-    return Remembering(users, items, weights, int(table.cell(at, "asked_ms")), row)
+    return Remembering(users, items, weights_of(table.cell(at, "weights")), int(table.cell(at, "asked_ms")), row)
 
 
 def _records(space: Space, name: str, rows: np.ndarray) -> np.ndarray:

@@ -128,6 +128,8 @@ def supa_config(s: Settings) -> SupaConfig:
         max_users=s.max_users,
         max_items=s.max_items,
         negative_block_rows=s.negative_block_rows,
+        memory_every=s.memory_every,
+        asking_types=("user",),
         typed_share=1.0,
         ring_size=16,
         seed=s.seed,

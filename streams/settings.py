@@ -88,6 +88,9 @@ class Settings(BaseSettings):
     # Learning
     seed: int = Field(1, ge=0, description="Of every counter-based draw")
     dimensions: int = Field(64, ge=8, multiple_of=8, description="Of SUPA's vectors")
+    memory_every: int = Field(
+        4, ge=0, description="Edges of which one teaches SUPA's memory-aware score, which ranks personal lists; 0: there is none"
+    )
     negative_block_rows: int = Field(64, ge=1, description="Rows of the log that share SUPA's negatives: fewer rows to publish")
     max_users: int = Field(1 << 20, ge=4_096, description="Rows of the user tables; the longest unused are evicted")
     max_items: int = Field(1 << 18, ge=4_096, multiple_of=4_096, description="Rows of the item tables; the longest unused are evicted")
@@ -95,7 +98,9 @@ class Settings(BaseSettings):
     token_refresh_seconds: int = Field(900, gt=0, description="Event time between codebook refreshes")
 
     # Serving
-    popularity_weight: float = Field(5.0, ge=0, description="Of log popularity beside the learned score in personal lists")
+    popularity_weight: float = Field(
+        5.0, ge=0, description="Of log popularity beside the learned score, which ranks personal lists, or finds what memory is to rank"
+    )
 
     judged_clicks_per_second: float = Field(10.0, ge=0, description="Clicks that a server looks for in its lists, at most; 0: none")
 

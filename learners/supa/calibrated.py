@@ -1,4 +1,4 @@
-"""The learned score of a pair as a probability of each label: a logistic regression of the score alone, fitted online.
+"""SUPA's score of a pair as a probability of each label: a logistic regression of the score alone, fitted online.
 
 Source: Platt, "Probabilistic outputs for support vector machines", 1999; the optimiser: Duchi, Hazan, Singer, "Adaptive subgradient
 methods", JMLR 2011.

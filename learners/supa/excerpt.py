@@ -13,6 +13,7 @@ from learners.supa.config import SupaConfig
 from learners.supa.graph import SupaGraph
 from learners.supa.history import HALF_LIVES_MS
 from learners.supa.neighbours import ENTRY_BYTES
+from learners.supa.pairs import FEATURES
 from learners.supa.table import SERVED
 
 USER, ITEM = 0, 1  # node types of a stream
@@ -60,6 +61,18 @@ def records_of(graph: SupaGraph, rows: np.ndarray) -> np.ndarray:
     return out
 
 
+def weights_of(raw: bytes) -> np.ndarray:
+    """float64 [2, features + 1]: published weights.
+
+    Raises:
+        FreshetError: another version's score has other features.
+    """
+    relations, rest = divmod(len(raw) // 8 - 2 * (len(FEATURES) + 1), 2)
+    if len(raw) % 8 or rest or relations < 1:
+        raise FreshetError(f"weights of {len(raw)} bytes are another version's: serve by the version that learns")
+    return np.frombuffer(raw, "<f8").reshape(2, -1)
+
+
 def met(records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and generations, int32 [k] each: the neighbours that the records remember, record by record."""
     used = np.arange(records.dtype["row"].shape[0]) < records["held"][:, np.newaxis]
@@ -81,7 +94,7 @@ class Excerpt:
         """`capacity`: users, and items."""
         names = tuple((str(number), ()) for number in range(relations))
         config = SupaConfig(dimensions=dimensions, ring_size=ring, relations=names, memory_every=1)
-        self._graph = SupaGraph(config, (capacity, capacity))
+        self._graph, self._last_relation = SupaGraph(config, (capacity, capacity)), relations - 1
         self._first = self._graph.first.tolist()
 
     def scores(self, users: Part, items: Part, walked: int, weights: np.ndarray, ts_ms: int) -> np.ndarray:
@@ -106,6 +119,7 @@ class Excerpt:
         for name in _names(part.records):
             arrays[name][:n] = part.records[name]
         arrays["row"][:n] = neighbours
+        np.minimum(part.records["relation"], self._last_relation, out=arrays["relation"][:n])  # the kernel checks no bounds
         arrays["neighbour_generation"][:n][neighbours == NOBODY] = NOBODY  # no generation of any row
         arrays["alive"][:n] = True
         long, context = (part.vectors[:, d:], part.vectors[:, :d]) if type_ == ITEM else (part.vectors[:, :d], part.vectors[:, d:])

@@ -28,7 +28,7 @@ class Labels(NamedTuple):
 
 
 class LabelJudge:
-    """In: events with the learned scores of their pairs. Out: rows of labels with a probability by each model.
+    """In: events with SUPA's scores of their pairs. Out: rows of labels with a probability by each model.
 
     State: the join with its open impressions and their predictions, the catalogue, the models.
     """
@@ -47,7 +47,7 @@ class LabelJudge:
 
         Args:
             slices: bool [4, n], of the events.
-            scores: [n], learned score of the pair before each.
+            scores: [n], SUPA's score of the pair before each.
         """
         columns: dict[str, list[Any]] = {name: [] for name in self.schema}
         if not self._join.labels:

@@ -16,7 +16,7 @@ from streams.evaluate.served import ServedLists
 from streams.evaluate.truth import Witness
 from streams.prequential import K
 
-SERVED, LEARNED = "served", "supa"  # contenders: the served list, the full rank by the learned score
+SERVED, LEARNED = "served", "supa"  # contenders: the served list, the full rank by SUPA's score
 
 
 class Board:

@@ -16,6 +16,22 @@ from learners.tokenizer.learner import TokenizerLearner
 from streams.evaluate.numbers import Numbers
 
 
+class Memory:
+    """The memory-aware score of a user, asked of the learner itself; see `learners.recommend.Memory`."""
+
+    def __init__(self, supa: SupaLearner, row: int, numbers: Numbers) -> None:
+        self._supa, self._row, self._numbers = supa, row, numbers
+
+    def near(self) -> np.ndarray:
+        items, near = self._supa.items, self._supa.graph.near(self._row)
+        ids = [items.ids.ids[row] or "" for row in (near[near >= items.first] - items.first).tolist()]
+        return np.array([self._numbers[id_] for id_ in ids], dtype=np.int64)
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        of_graph = self._supa.items.lookup(self._numbers.ids[row] for row in rows.tolist())
+        return self._supa.graph.memory_scores(self._row, of_graph, self._supa.newest_ms)
+
+
 class ServedLists:
     """Lists of the learner stage as of the last `refresh`, which moves what was touched since the one before. Nothing is published."""
 
@@ -91,7 +107,12 @@ class ServedLists:
         """Numbers of the items in the list of `k` for a user whose last items were `seen` (int32, newest first, then -1); `links` as
         for `recommend`."""
         recent = [number for number in seen.tolist() if number >= 0]
-        return [row for row, _, _ in fill(self.state, self._config, Asker(self._vector(user_id), recent, MIN_MS), k, links)]
+        asker = Asker(self._vector(user_id), recent, MIN_MS, self._memory(user_id))
+        return [row for row, _, _ in fill(self.state, self._config, asker, k, links)]
+
+    def _memory(self, user_id: str) -> "Memory | None":
+        row = int(self._supa.users.lookup([user_id])[0])
+        return Memory(self._supa, row, self._numbers) if row >= 0 and self._supa.config.remembers else None
 
     def _vector(self, user_id: str) -> np.ndarray | None:
         rows = self._supa.users.ids.lookup([user_id])
@@ -101,17 +122,23 @@ class ServedLists:
         return vector if np.isfinite(vector).all() else None
 
     def score(self, user_id: str, item: int) -> float | None:
-        """Learned score of a pair, None where one of them is unknown."""
+        """SUPA's score of a pair, by memory where it has one; None where one of them is unknown."""
         vector, table = self._vector(user_id), self.state.items["item_vectors"]
         if vector is None or item >= self.state.items.allocated or not table.has(item):
             return None
+        if memory := self._memory(user_id):
+            return float(memory.scores(np.array([item]))[0])
         return float(dots(vector, table.wide(item)[np.newaxis])[0]) + float(table.column("bias")[item])
 
     def scores(self, user_id: str) -> np.ndarray:
-        """float64 [items]: learned score of every item for a user, NaN where one of them is unknown."""
+        """float64 [items]: the same of every item for a user, NaN where one of them is unknown."""
         table, vector = self.state.items["item_vectors"], self._vector(user_id)
+        scores = np.full(self.state.items.allocated, np.nan)
         if vector is None or table.width != vector.size:
-            return np.full(self.state.items.allocated, np.nan)
-        products = dots(vector, table.column(WIDE_COLUMN)).astype(np.float64) + table.column("bias")
-        scores: np.ndarray = np.where(table.column("present"), products, np.nan)
+            return scores
+        rows = np.flatnonzero(table.column("present"))
+        if memory := self._memory(user_id):
+            scores[rows] = memory.scores(rows)
+        else:
+            scores[rows] = (dots(vector, table.column(WIDE_COLUMN)).astype(np.float64) + table.column("bias"))[rows]
         return scores

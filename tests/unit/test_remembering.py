@@ -1,42 +1,161 @@
-"""The serving cache tells the learner's memory-aware score, to the bit, whatever came and went before."""
+"""The serving cache tells the learner's memory-aware score, to the bit, and ranks personal lists by it."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
-from supa_logs import SMALL, feed, mixed
+from supa_logs import SMALL, examples, feed, mixed
 
 from core.composite import CompositeStage
+from core.errors import FreshetError
+from core.schemas import DELTA_BASE
 from core.stage import Publication
+from learners import remembering
 from learners.cache import ParameterCache
-from learners.supa import SupaLearner
+from learners.recommend import RETRIEVED, CacheConfig
+from learners.supa import SupaConfig, SupaLearner
+from learners.supa.excerpt import record_type
+from learners.supa.pairs import FEATURES
 
 CONFIG = replace(SMALL, memory_every=2, ring_size=6)
 MIXED = mixed(900)
+ENDLESS = mixed(9_000, users=4_000, items=3_000)  # tables have 2,048 rows
 
 
-def served(stage: CompositeStage, cache: ParameterCache) -> None:
-    publication = stage.publish()
-    if publication is not None:
-        cache.apply("learner", publication)
+class Served:
+    """A learner, and the cache that is told of it."""
+
+    def __init__(self, config: SupaConfig, cache: CacheConfig | None = None) -> None:
+        self.learner, self.cache = SupaLearner(config), ParameterCache(cache)
+        self.stage = CompositeStage([self.learner], 1)
+
+    def learn(self, rows: pl.DataFrame) -> None:
+        feed(self.stage, rows)
+        if (publication := self.stage.publish()) is not None:
+            self.cache.apply("learner", publication)
+
+    def score(self, user: str, items: Sequence[str]) -> np.ndarray:
+        """Of the learner, not rounded."""
+        row = int(self.learner.users.lookup([user])[0])
+        return self.learner.graph.memory_scores(row, self.learner.items.lookup(items), self.learner.newest_ms)
+
+    def check(self, users: Sequence[str], items: Sequence[str]) -> int:
+        """Every pair has the learner's score; how many have one."""
+        known = 0
+        for user in users:
+            ours = self.cache.score(user, items)
+            assert ours.tobytes() == self.score(user, items).tobytes(), user
+            assert ours.astype(np.float32).tobytes() == self.learner.score(user, items).tobytes(), user
+            known += int(np.count_nonzero(~np.isnan(ours)))
+        return known
+
+    @property
+    def users(self) -> list[str]:
+        return [id_ for id_ in self.learner.users.ids.ids if id_]
+
+    @property
+    def items(self) -> list[str]:
+        return [id_ for id_ in self.learner.items.ids.ids if id_]
 
 
-def assert_same_scores(learner: SupaLearner, cache: ParameterCache) -> int:
-    users = [*filter(None, learner.users.ids.ids), "nobody"]
-    items = [*filter(None, learner.items.ids.ids), "nothing"]
-    count = 0
-    for user in users:
-        ours, theirs = cache.score(user, items), learner.score(user, items)
-        assert ours.astype(np.float32).tobytes() == theirs.tobytes(), user
-        count += int(np.count_nonzero(~np.isnan(ours)))
-    return count
-
-
-@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, ring_size=2), replace(CONFIG, undo_types=("hate",))])
-def test_the_cache_scores_as_the_learner_does(config) -> None:
-    learner, cache = SupaLearner(config), ParameterCache()
-    stage = CompositeStage([learner], 1)
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, ring_size=2), replace(CONFIG, undo_types=("hate",)), replace(CONFIG, passes=2)])
+def test_the_cache_scores_as_the_learner_does(config: SupaConfig) -> None:
+    served = Served(config)
     for start in range(0, MIXED.height, 60):
-        feed(stage, MIXED[start : start + 60])
-        served(stage, cache)
-        assert assert_same_scores(learner, cache) > 0
+        served.learn(MIXED[start : start + 60])
+        assert served.check(served.users, [*served.items, "nothing"])
+    assert np.isnan(served.cache.score("nobody", served.items)).all()
+
+
+def test_the_cache_scores_as_the_learner_does_after_rows_went_to_others() -> None:
+    served, step = Served(CONFIG), 600
+    for start in range(0, ENDLESS.height, step):
+        served.learn(ENDLESS[start : start + step])
+        assert served.check(served.users[:: len(served.users) // 20], served.items)
+    assert served.learner.users.ids.evicted and served.learner.items.ids.evicted
+
+
+def test_the_order_of_what_was_met_at_once_is_the_learners() -> None:
+    served = Served(replace(CONFIG, ring_size=20))
+    rows = examples([("click", f"u{n % 7}", f"i{n * 5 % 23}") for n in range(120)])
+    served.learn(rows.with_columns(ts_ms=pl.lit(rows["ts_ms"][-1])))  # more than `STEPS` neighbours, none of them the newest
+    assert served.check(served.users, served.items) == 7 * 23
+
+
+def test_a_personal_list_is_ranked_by_memory() -> None:
+    served = Served(CONFIG, CacheConfig(seen_items=0, similar_items=0))
+    served.learn(MIXED)
+    items = served.items
+    assert len(items) < RETRIEVED, "all are found, so the list is that of all"
+    for user in served.users:
+        scores = served.score(user, items).tolist()
+        best = sorted(zip([-score for score in scores], items, strict=True))[:10]
+        listed = served.cache.recommend(user, 10, ["personal"]).items
+        assert [(item.score, item.item_id) for item in listed] == [(-negated, item) for negated, item in best]
+
+
+def test_a_personal_list_has_what_is_near_though_the_vectors_speak_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("learners.recommend.RETRIEVED", 1)
+    served = Served(replace(CONFIG, ring_size=4), CacheConfig(seen_items=0, similar_items=0))
+    served.learn(MIXED)
+    graph, found = served.learner.graph, 0
+    for user, row in zip(served.users, served.learner.users.lookup(served.users).tolist(), strict=True):
+        near = {served.learner.items.ids.ids[at - served.learner.items.first] for at in graph.near(row).tolist()}
+        listed = {item.item_id for item in served.cache.recommend(user, 60, ["personal"]).items}
+        assert near <= listed <= set(served.items)
+        found += len(near) - len(listed)
+    assert found < 0, "what vectors find comes on top"
+
+
+def test_where_no_memory_is_published_lists_go_by_vectors() -> None:
+    for config in (SMALL, replace(CONFIG, short_vector=True), replace(CONFIG, serving="published"), replace(CONFIG, asking_types=("item",))):
+        served = Served(config)
+        served.learn(MIXED)
+        assert not {"user_memory", "item_memory", "memory_weights"} & {name for name, size in served.cache.sizes.items() if size.rows}
+        assert served.cache.recommend(served.users[0], 5).source == "personal"
+
+
+def test_the_room_grows_with_the_question() -> None:
+    small, large = remembering._room(8, 4, 1, 10), remembering._room(8, 4, 1, 5_000)
+    assert small is not large and remembering._room(8, 4, 1, 10) is large
+    assert remembering._room(16, 4, 1, 10) is not large
+
+
+def record(**values: Any) -> bytes:
+    out = np.zeros(1, record_type(4))
+    out["node"] = 1
+    for name, value in values.items():
+        out[name] = value
+    return out.tobytes()
+
+
+def memory(*cells: bytes | None) -> Publication:
+    rows = [(f"u{n}", 1, 1, False, cell) for n, cell in enumerate(cells)]
+    table = pl.DataFrame(rows, schema={**DELTA_BASE, "memory": pl.Binary()}, orient="row")
+    return Publication({"user_memory": table}, 1, 1, np.empty(0, dtype=np.int64))
+
+
+@pytest.mark.parametrize("bad", [{"heat": np.nan}, {"new_heat": np.inf}, {"node": 0}, {"node": -3}, {"held": 5}, {"held": -1}])
+def test_a_memory_that_cannot_be_is_refused_and_counted(bad: dict[str, Any]) -> None:
+    cache = ParameterCache()
+    applied = cache.apply("learner", memory(record(), record(**bad), None))
+    assert (applied.rows, applied.nonfinite) == (1, 2)
+    assert cache.sizes["user_memory"].rows == 1
+
+
+def test_memories_of_other_sizes_are_an_error() -> None:
+    with pytest.raises(FreshetError, match="one size"):
+        ParameterCache().apply("learner", memory(record(), record()[:-19]))
+    with pytest.raises(FreshetError, match="no record of a node's memory has 13 bytes"):
+        ParameterCache().apply("learner", memory(bytes(13)))
+
+
+@pytest.mark.parametrize("numbers", [2 * (len(FEATURES) + 1), 2 * (len(FEATURES) + 2) + 1, 2])
+def test_weights_of_another_version_are_an_error(numbers: int) -> None:
+    schema = {**DELTA_BASE, "weights": pl.Binary(), "asked_ms": pl.Int64()}
+    weights = pl.DataFrame([("user", 1, 1, False, np.zeros(numbers).tobytes(), 1)], schema=schema, orient="row")
+    with pytest.raises(FreshetError, match="another version's"):
+        ParameterCache().apply("learner", Publication({"memory_weights": weights}, 1, 1, np.empty(0, dtype=np.int64)))
