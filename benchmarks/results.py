@@ -124,8 +124,8 @@ def page(found: Sequence[tuple[Log, Mapping[str, Any]]]) -> str:
     head = [
         "# Results",
         "Freshet beside every baseline, log by log, each event judged before it is learned. [evaluation.md](evaluation.md) is the "
-        "protocol, [baselines.md](baselines.md) the baselines. `served` is what the server would have answered, `supa` the learned "
-        "score alone; the best of a column is bold, so it can be seen where Freshet loses. Settings are the defaults for all logs.",
+        "protocol, [baselines.md](baselines.md) the baselines. `served` is what the server would have answered, `supa` its "
+        "score over all items; the best of a column is bold, so it shows where Freshet loses. Settings are the defaults for all logs.",
         f"Made by `python -m benchmarks results DATA` on {date}; {machine().partition(', load')[0]}.",
     ]
     sections = [part for log, told in found for part in _section(log, told)]

@@ -15,7 +15,7 @@ from core.stage import Publication
 from learners import recommend, remembering
 from learners.recommend import CacheConfig, Recommendations, State, Writer
 from learners.search import dots, norms, warm_up
-from learners.supa.excerpt import record_of, record_type, weights_of
+from learners.supa.excerpt import record_of, weights_of
 from learners.tables import DENSE_TABLES, ITEM_TABLES, MAX_MS, MIN_MS, USER_TABLES, WIDE, Delta, Space, SpaceWriter, Table, records
 
 
@@ -255,10 +255,25 @@ def _times(rows: pl.DataFrame, name: str, null: int) -> np.ndarray:
 
 def _matrix(table: str, rows: pl.DataFrame, name: str, inner: pl.DataType) -> np.ndarray:
     """[n, width] of the float type `inner`, NaN where null. May be a view of the publication: not to be written."""
+    return _fixed(table, rows, name, inner).to_numpy()
+
+
+def _fixed(table: str, rows: pl.DataFrame, name: str, inner: pl.DataType) -> pl.Series:
     given = rows.schema.get(name)
     if not isinstance(given, pl.Array):
         raise FreshetError(f"{table}.{name} must be a column of fixed-width arrays, got {given}")
-    return _column(table, rows, name, pl.Array(inner, given.size)).to_numpy()
+    return _column(table, rows, name, pl.Array(inner, given.size))
+
+
+def _filled_rows(column: pl.Series) -> np.ndarray:
+    """[n, width] of whole numbers, zeros where null."""
+    if not column.null_count():
+        return np.ascontiguousarray(column.to_numpy())
+    there = column.is_not_null().to_numpy()
+    told = column.drop_nulls().to_numpy()
+    out = np.zeros((len(column), told.shape[1]), told.dtype)
+    out[there] = told
+    return out
 
 
 def _fill_cells(column: np.ndarray, cells: Sequence[bytes]) -> None:
@@ -320,16 +335,12 @@ def _codebook(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parse
 
 
 def _memory(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
-    cells = _column("*_memory", rows, "memory", pl.Binary()).to_list()
-    sizes = {len(raw) for raw in cells if raw is not None}
-    if len(sizes) > 1:
-        raise FreshetError(f"*_memory.memory must be records of one size, got {sorted(sizes)} bytes")
-    dtype = record_of(sizes.pop()) if sizes else record_type(1)
-    told = np.frombuffer(b"".join(raw or bytes(dtype.itemsize) for raw in cells), dtype)
+    raw = _filled_rows(_fixed("*_memory", rows, "memory", pl.UInt8()))  # [n, bytes]
+    told = raw.view(record_of(raw.shape[1]))[:, 0]
     out["node"] = told["node"]
     finite = np.isfinite(told["heat"]).all(axis=1) & np.isfinite(told["new_heat"]).all(axis=1)
     finite &= (told["node"] > 0) & (told["held"] >= 0) & (told["held"] <= told.dtype["row"].shape[0])
-    return told.view(np.uint8).reshape(rows.height, dtype.itemsize), finite
+    return raw, finite
 
 
 def _weights(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:

@@ -117,9 +117,10 @@ class Nodes:
         tables = {f"{kind}_vectors": self._told(rows, behind, gone, {"vector": (vector, self.vectors(rows)), **bias})}
         if self.graph.config.remembers:
             rows = self._take(self.met)
-            memory = [record.tobytes() for record in records_of(self.graph, rows + self.first)]
+            records = records_of(self.graph, rows + self.first)
+            memory = records.view(np.uint8).reshape(rows.size, records.itemsize)
             behind = self.rows["met_version"][rows], self.rows["last_ms"][rows]
-            tables[f"{kind}_memory"] = self._told(rows, behind, gone, {"memory": (pl.Binary(), memory)})
+            tables[f"{kind}_memory"] = self._told(rows, behind, gone, {"memory": (pl.Array(pl.UInt8, records.itemsize), memory)})
         return tables
 
     def _told(

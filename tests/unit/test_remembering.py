@@ -111,7 +111,12 @@ def test_a_personal_list_has_what_is_near_though_the_vectors_speak_against_it(mo
 
 
 def test_where_no_memory_is_published_lists_go_by_vectors() -> None:
-    for config in (SMALL, replace(CONFIG, short_vector=True), replace(CONFIG, serving="published"), replace(CONFIG, asking_types=("item",))):
+    for config in (
+        SMALL,
+        replace(CONFIG, short_vector=True),
+        replace(CONFIG, serving="published"),
+        replace(CONFIG, asking_types=("item",)),
+    ):
         served = Served(config)
         served.learn(MIXED)
         assert not {"user_memory", "item_memory", "memory_weights"} & {name for name, size in served.cache.sizes.items() if size.rows}
@@ -132,9 +137,9 @@ def record(**values: Any) -> bytes:
     return out.tobytes()
 
 
-def memory(*cells: bytes | None) -> Publication:
-    rows = [(f"u{n}", 1, 1, False, cell) for n, cell in enumerate(cells)]
-    table = pl.DataFrame(rows, schema={**DELTA_BASE, "memory": pl.Binary()}, orient="row")
+def memory(*cells: bytes | None, size: int = record_type(4).itemsize) -> Publication:
+    rows = [(f"u{n}", 1, 1, False, cell and list(cell)) for n, cell in enumerate(cells)]
+    table = pl.DataFrame(rows, schema={**DELTA_BASE, "memory": pl.Array(pl.UInt8(), size)}, orient="row")
     return Publication({"user_memory": table}, 1, 1, np.empty(0, dtype=np.int64))
 
 
@@ -146,11 +151,13 @@ def test_a_memory_that_cannot_be_is_refused_and_counted(bad: dict[str, Any]) -> 
     assert cache.sizes["user_memory"].rows == 1
 
 
-def test_memories_of_other_sizes_are_an_error() -> None:
-    with pytest.raises(FreshetError, match="one size"):
-        ParameterCache().apply("learner", memory(record(), record()[:-19]))
+def test_memories_of_another_size_are_an_error() -> None:
+    cache = ParameterCache()
     with pytest.raises(FreshetError, match="no record of a node's memory has 13 bytes"):
-        ParameterCache().apply("learner", memory(bytes(13)))
+        cache.apply("learner", memory(bytes(13), size=13))
+    cache.apply("learner", memory(record()))
+    with pytest.raises(FreshetError, match="wide"):
+        cache.apply("learner", memory(bytes(record_type(5).itemsize), size=record_type(5).itemsize))
 
 
 @pytest.mark.parametrize("numbers", [2 * (len(FEATURES) + 1), 2 * (len(FEATURES) + 2) + 1, 2])
