@@ -178,7 +178,10 @@ class Table:
 
 
 class Places:
-    """Node of a graph -> row, shared by all versions: a reader believes it only where the row carries the same node in its own."""
+    """Node of a graph -> row, shared by all versions: a reader believes it only where the row carries the same node in its own.
+
+    So a reader of an older version misses a node that was given to another id since, as one misses an id that was reclaimed.
+    """
 
     def __init__(self) -> None:
         self._rows = np.empty(0, dtype=np.int32)

@@ -1,6 +1,9 @@
 """The serving cache tells the learner's memory-aware score, to the bit, and ranks personal lists by it."""
 
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +124,40 @@ def test_where_no_memory_is_published_lists_go_by_vectors() -> None:
         served.learn(MIXED)
         assert not {"user_memory", "item_memory", "memory_weights"} & {name for name, size in served.cache.sizes.items() if size.rows}
         assert served.cache.recommend(served.users[0], 5).source == "personal"
+
+
+def test_readers_beside_a_writer_have_the_scores_of_their_version() -> None:
+    learner = SupaLearner(CONFIG)
+    stage, publications, expected = CompositeStage([learner], 1), list[Publication](), dict[int, dict[str, bytes]]()
+    edges = examples([("click", f"u{n * n % 31}", f"i{n * 7 % 41}") for n in range(600)])
+    items = [f"i{n}" for n in range(41)]
+    for start in range(0, edges.height, 20):
+        feed(stage, edges[start : start + 20])
+        publications.append(told := stage.publish() or pytest.fail("nothing is published"))
+        expected[told.version] = {user: learner.score(user, items).tobytes() for user in (f"u{n}" for n in range(31))}
+    cache, seen = ParameterCache(), set[int]()
+    cache.apply("learner", publications[0])
+    done = threading.Event()
+
+    def read(user: str) -> None:
+        while not done.is_set():
+            state = cache.state
+            asker, rows = state.asker(user), np.array([state.items.row(item) for item in items])
+            version, scores = state.writers["learner"].version, np.full(len(items), np.nan)
+            if asker.memory is not None:
+                scores[rows >= 0] = asker.memory.scores(rows[rows >= 0])
+            assert scores.astype(np.float32).tobytes() == expected[version][user]
+            seen.add(version)
+
+    with ThreadPoolExecutor(3) as readers:
+        reading = [readers.submit(read, user) for user in ("u0", "u1", "u4")]
+        for publication in publications[1:]:
+            cache.apply("learner", publication)
+            time.sleep(0.01)
+        done.set()
+        for one in reading:
+            one.result()
+    assert len(seen) > len(publications) // 3
 
 
 def test_the_room_grows_with_the_question() -> None:

@@ -44,6 +44,17 @@ def contents(world: World) -> dict[str, bytes]:
 # ---- candidates
 
 
+@pytest.mark.parametrize("ring", [2, 4, 16])
+def test_what_is_near_is_remembered_or_three_steps_away(ring: int) -> None:
+    world = grown(ring_size=ring)
+    before, of = contents(world), world.table.neighbours
+    for q in alive(world):
+        remembered, near = [entry.row for entry in known(of, q)], world.graph.near(q).tolist()
+        assert near[: len(remembered)] == remembered
+        assert sorted(near[len(remembered) :]) == sorted(ways(of, q).keys() - set(remembered))
+    assert contents(world) == before and not world.graph.memory.reach.ways.any() and not world.graph.memory.reach.entry.any()
+
+
 def chosen(world: World, q: int, true: int, ordinal: int, side: int = 0) -> list[tuple[int, float]]:
     """Rows, and how many nodes each stands for."""
     with asked(world, q, NOW_MS) as (memory, query):
