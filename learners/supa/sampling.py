@@ -131,13 +131,13 @@ def ask_negatives(table: Table, bits: np.ndarray, edge: Edge, rule: SampleRule) 
         for k in range(rule.typed * reach // nodes):
             place = below(bits, k, reach)
             if place < nodes:
-                ask_context(table.context, table.bias, first + place, edge.relation)
+                ask_context(table.context, table.bias, table.touched, first + place, edge.relation)
     nodes = np.sum(table.extent)
     reach = power_above(nodes)
     for k in range(TRIES * rule.typed, TRIES * rule.typed + (rule.negatives - rule.typed) * reach // nodes):
         place = below(bits, k, reach)
         if place < nodes:
-            ask_context(table.context, table.bias, node_at(table, place), edge.relation)
+            ask_context(table.context, table.bias, table.touched, node_at(table, place), edge.relation)
 
 
 @compiled
@@ -154,7 +154,7 @@ def sample(table: Table, side: int, edge: Edge, rule: SampleRule, slots: Slots, 
     for k in range(rule.walk.walks):
         count = walk(table.neighbours, table.type, row, edge.ts_ms, edge.until_ms, rule.walk, slots, k, count)
     for k in range(1, count):
-        ask_context(table.context, table.bias, slots.row[k], slots.relation[k])
+        ask_context(table.context, table.bias, table.touched, slots.row[k], slots.relation[k])
     if draws.block[0] != block:
         fill(rule.seed, _NEGATIVES, np.uint64(block), draws.bits)
         draws.block[0] = block
