@@ -83,9 +83,11 @@ class Remembering:
 
 
 def remembering(users: Space, items: Space, dense: Space, row: int) -> Remembering | None:
-    """What is remembered of the user in a row, None where it is not known or nothing is scored by memory."""
+    """What is remembered of the user in a row, None where it is not known, or not enough is there yet to score by memory."""
     table, at = dense["memory_weights"], dense.row(ASKING)
     if row < 0 or at < 0 or not (table.has(at) and users["user_memory"].has(row) and users["user_vectors"].has(row)):
+        return None
+    if users["user_memory"].width != items["item_memory"].width:  # of items nothing has come yet
         return None
     return Remembering(users, items, weights_of(table.cell(at, "weights")), int(table.cell(at, "asked_ms")), row)
 

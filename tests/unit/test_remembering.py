@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,31 @@ def test_readers_beside_a_writer_have_the_scores_of_their_version() -> None:
         for one in reading:
             one.result()
     assert len(seen) > len(publications) // 3
+
+
+def test_a_cache_that_starts_late_scores_with_what_has_come() -> None:
+    served = Served(CONFIG)
+    served.learn(MIXED)
+    while not served.learner.touch_next(1_000):
+        pass
+    told = served.stage.publish() or pytest.fail("nothing is published")
+    user, items = served.users[0], served.items
+    for order in permutations(told.tables):
+        cache = ParameterCache()
+        for name in order:
+            cache.apply("learner", Publication({name: told.tables[name]}, told.version, told.clock_ms, told.sent_ms))
+            cache.score(user, items)
+            assert cache.recommend(user, 5, ["personal"]).source in ("personal", "none")
+        assert cache.score(user, items).tobytes() == served.score(user, items).tobytes()
+
+
+def test_a_user_who_remembers_nothing_any_more_has_scores() -> None:
+    served = Served(replace(CONFIG, undo_types=("hate",)))
+    pairs = [(f"u{n % 5}", f"i{n % 7}") for n in range(35)]
+    undone = [("hate", "u0", f"i{n}") for n in range(7)]
+    served.learn(examples([*(("click", *pair) for pair in pairs), *undone]))
+    assert not served.learner.graph.near(int(served.learner.users.lookup(["u0"])[0])).size
+    assert served.check(served.users, served.items) == 35
 
 
 def test_the_room_grows_with_the_question() -> None:
