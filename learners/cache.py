@@ -340,6 +340,7 @@ def _memory(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
     out["node"] = told["node"]
     finite = np.isfinite(told["heat"]).all(axis=1) & np.isfinite(told["new_heat"]).all(axis=1)
     finite &= (told["node"] > 0) & (told["held"] >= 0) & (told["held"] <= told.dtype["row"].shape[0])
+    finite &= (told["row"] >= 0).all(axis=1) & (told["neighbour_generation"] >= 0).all(axis=1)
     return raw, finite
 
 

@@ -1,4 +1,7 @@
-"""The HTTP face of the serving cache: lists, items, health, metrics. Asking costs less than a thread hop, so handlers run in the loop."""
+"""The HTTP face of the serving cache: lists, items, health, metrics.
+
+A list takes about 2 ms of the interpreter, which threads would not share, so handlers run in the loop.
+"""
 
 import time
 from collections.abc import Callable

@@ -206,7 +206,19 @@ def memory(*cells: bytes | None, size: int = record_type(4).itemsize) -> Publica
     return Publication({"user_memory": table}, 1, 1, np.empty(0, dtype=np.int64))
 
 
-@pytest.mark.parametrize("bad", [{"heat": np.nan}, {"new_heat": np.inf}, {"node": 0}, {"node": -3}, {"held": 5}, {"held": -1}])
+IMPOSSIBLE = (
+    {"heat": np.nan},
+    {"new_heat": np.inf},
+    {"node": 0},
+    {"node": -3},
+    {"held": 5},
+    {"held": -1},
+    {"row": -9},
+    {"neighbour_generation": -1},
+)
+
+
+@pytest.mark.parametrize("bad", IMPOSSIBLE)
 def test_a_memory_that_cannot_be_is_refused_and_counted(bad: dict[str, Any]) -> None:
     cache = ParameterCache()
     applied = cache.apply("learner", memory(record(), record(**bad), None))
