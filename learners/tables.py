@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from learners.places import Places
+
 BLOCK_BITS = 7
 BLOCK_ROWS = 1 << BLOCK_BITS  # one touched row copies a block: 32 KiB at 64 floats
 NOBODY = -1  # writer of a row that was never written
@@ -175,31 +177,6 @@ class Table:
     @property
     def nbytes(self) -> int:
         return sum(block.nbytes for block in self.blocks if block is not self.empty)
-
-
-class Places:
-    """Node of a graph -> row, shared by all versions: a reader believes it only where the row carries the same node in its own.
-
-    So a reader of an older version misses a node that was given to another id since, as one misses an id that was reclaimed.
-    """
-
-    def __init__(self) -> None:
-        self._rows = np.empty(0, dtype=np.int32)
-
-    def put(self, nodes: np.ndarray, rows: np.ndarray) -> None:
-        """Nodes int32 [n], none below 0."""
-        last = int(nodes.max(initial=-1))
-        if last >= self._rows.size:
-            more = max(last + 1, 2 * self._rows.size) - self._rows.size
-            self._rows = np.append(self._rows, np.full(more, -1, dtype=np.int32))
-        self._rows[nodes] = rows
-
-    def __getitem__(self, nodes: np.ndarray) -> np.ndarray:
-        """int32 [n], -1 where none was ever put."""
-        rows = self._rows
-        if not rows.size:
-            return np.full(nodes.size, -1, dtype=np.int32)
-        return np.where(nodes < rows.size, rows[np.minimum(nodes, rows.size - 1)], np.int32(-1))
 
 
 @dataclass(frozen=True)
