@@ -18,6 +18,8 @@ from learners.search import dots, norms, warm_up
 from learners.supa.excerpt import record_of, weights_of
 from learners.tables import DENSE_TABLES, ITEM_TABLES, MAX_MS, MIN_MS, USER_TABLES, WIDE, Delta, Space, SpaceWriter, Table, records
 
+MOST_NODES = 1 << 26  # of a learner: bounds what one odd record can take of memory
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -339,7 +341,8 @@ def _memory(rows: pl.DataFrame, out: np.ndarray, config: CacheConfig) -> Parsed:
     told = raw.view(record_of(raw.shape[1]))[:, 0]
     out["node"] = told["node"]
     finite = np.isfinite(told["heat"]).all(axis=1) & np.isfinite(told["new_heat"]).all(axis=1)
-    finite &= (told["node"] > 0) & (told["held"] >= 0) & (told["held"] <= told.dtype["row"].shape[0])
+    finite &= (told["edges"] >= 0) & (told["partners"] >= 0)
+    finite &= (told["node"] > 0) & (told["node"] <= MOST_NODES) & (told["held"] >= 0) & (told["held"] <= told.dtype["row"].shape[0])
     finite &= (told["row"] >= 0).all(axis=1) & (told["neighbour_generation"] >= 0).all(axis=1)
     return raw, finite
 

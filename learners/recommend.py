@@ -60,7 +60,7 @@ class Writer(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """One version of the whole cache. Nothing in it changes, except for what is computed late and kept."""
+    """One version of the whole cache. Nothing in it changes, except for what is computed late and kept, and for `Places`."""
 
     users: Space
     items: Space

@@ -56,9 +56,12 @@ class Remembering:
         return np.union1d(self._met.rows, reached.rows)
 
     def scores(self, rows: np.ndarray) -> np.ndarray:
-        """float64 [n]: of items int64 [n], at the time of the newest event; NaN where there is no vector or memory of it."""
+        """float64 [n]: of items int64 [n], at the time of the newest event; NaN where there is no vector of it.
+
+        Where its memory has not come yet, as after a late start, it is one that nobody met.
+        """
         vectors = self._items["item_vectors"]
-        known = vectors.column("present")[rows] & self._items["item_memory"].column("present")[rows]
+        known = vectors.column("present")[rows]
         out = np.full(rows.size, np.nan)
         if vectors.width != self._vector.size or not known.any():
             return out
@@ -88,6 +91,8 @@ def remembering(users: Space, items: Space, dense: Space, row: int) -> Rememberi
     if row < 0 or at < 0 or not (table.has(at) and users["user_memory"].has(row) and users["user_vectors"].has(row)):
         return None
     if users["user_memory"].width != items["item_memory"].width:  # of items nothing has come yet
+        return None
+    if items["item_vectors"].width % (2 * LANES):  # no vectors of a learner that remembers
         return None
     return Remembering(users, items, weights_of(table.cell(at, "weights")), int(table.cell(at, "asked_ms")), row)
 

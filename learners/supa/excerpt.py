@@ -18,7 +18,7 @@ from learners.supa.table import SERVED
 
 USER, ITEM = 0, 1  # node types of a stream
 ASKING = "user"  # id of the weights of those who ask
-NOBODY = -1  # instead of a row: an entry's neighbour that is not in the excerpt
+ABSENT = -1  # instead of a row: an entry's neighbour that is not in the excerpt
 _HEAT = (len(HALF_LIVES_MS),)
 _OWN = (
     ("generation", "<i4"), ("held", "<i2"), ("edges", "<i4"), ("partners", "<i8"), ("last_ms", "<i8"), ("first_ms", "<i8"),
@@ -106,7 +106,7 @@ class Excerpt:
         """
         self._graph.memory.weights[USER] = weights
         self._put(USER, users, _rows_of(users.records["row"], items.records, self._first[ITEM]))
-        of_items = np.full(items.records["row"].shape, NOBODY)
+        of_items = np.full(items.records["row"].shape, ABSENT)
         of_items[:walked] = _rows_of(items.records["row"][:walked], users.records, self._first[USER])
         of_items[walked:][items.records["row"][walked:] + 1 == users.records["node"][0]] = self._first[USER]
         self._put(ITEM, items, of_items)
@@ -120,15 +120,15 @@ class Excerpt:
             arrays[name][:n] = part.records[name]
         arrays["row"][:n] = neighbours
         np.minimum(part.records["relation"], self._last_relation, out=arrays["relation"][:n])  # the kernel checks no bounds
-        arrays["neighbour_generation"][:n][neighbours == NOBODY] = NOBODY  # no generation of any row
+        arrays["neighbour_generation"][:n][neighbours == ABSENT] = ABSENT  # no generation of any row
         arrays["alive"][:n] = True
         long, context = (part.vectors[:, d:], part.vectors[:, :d]) if type_ == ITEM else (part.vectors[:, :d], part.vectors[:, d:])
         arrays["long"][:m], arrays["context"][:m, SERVED], arrays["bias"][:m, SERVED] = long, context, part.biases
 
 
 def _rows_of(neighbours: np.ndarray, records: np.ndarray, first: int) -> np.ndarray:
-    """int64, as many: the row of each neighbour in an excerpt whose records begin at row `first`; NOBODY where it has none."""
+    """int64, as many: the row of each neighbour in an excerpt whose records begin at row `first`; ABSENT where it has none."""
     order = np.argsort(records["node"])
     nodes = records["node"][order]
     at = np.minimum(np.searchsorted(nodes, neighbours + 1), nodes.size - 1)
-    return np.where(nodes[at] == neighbours + 1, first + order[at], NOBODY)
+    return np.where(nodes[at] == neighbours + 1, first + order[at], ABSENT)

@@ -51,7 +51,7 @@ class SupaGraph:
     Attributes:
         first: int64 [T + 1], where the rows of each type begin, and the end.
         table: `Table`; views of it may be given to torch, nothing is copied.
-        met: bool [rows], what the row remembers changed since the last publication; of no row without a memory-aware score.
+        met: bool [rows], what the row remembers changed since the last publication; of no row where that is not published.
         nonfinite_updates: refused because a number was not finite.
     """
 
@@ -80,7 +80,7 @@ class SupaGraph:
         self.memory = new_memory(
             history, rows, config.asks(), config.memory_question == "later", config.ring_size, len(config.relations), config.memory_every
         )
-        self.met = np.zeros(rows if config.memory_every else 0, np.bool_)
+        self.met = np.zeros(rows if config.remembers else 0, np.bool_)
         self._inslearn = InsLearn(config, self.table, self.memory, self._loss)
 
     def initialise(self, rows: np.ndarray, keys: np.ndarray) -> None:

@@ -223,8 +223,8 @@ class SupaLearner:
         self.graph.restore(directory)
         self.users.restore(directory / "users")
         self.items.restore(directory / "items")
-        self._time_version, self.graph.memory.taught[0] = state["time_version"], state["taught"]
-        self._weights_told = state["weights_told"]
+        self._time_version, self._weights_told = (state.get(name, UNTAUGHT) for name in ("time_version", "weights_told"))
+        self.graph.memory.taught[0] = state.get("taught", UNTAUGHT)
         self._newest_ms = state["newest_ms"]  # after the rows, which say better what a checkpoint of before lacks
         if self._sightings and state["admission"]:
             self._sightings.restore(directory)

@@ -92,6 +92,10 @@ class Nodes:
         """int64: rows whose vectors changed since the last call."""
         return self._take(self.touched)
 
+    def take_met(self) -> np.ndarray:
+        """int64: rows whose memory changed since the last call."""
+        return self._take(self.met)
+
     def _take(self, marks: np.ndarray) -> np.ndarray:
         """int64: the rows marked, which are so no longer."""
         rows = np.flatnonzero(marks[: self.ids.size])
@@ -116,7 +120,7 @@ class Nodes:
         behind = self.rows["version"][rows], self.rows["event_ms"][rows]
         tables = {f"{kind}_vectors": self._told(rows, behind, gone, {"vector": (vector, self.vectors(rows)), **bias})}
         if self.graph.config.remembers:
-            rows = self._take(self.met)
+            rows = self.take_met()
             records = records_of(self.graph, rows + self.first)
             memory = records.view(np.uint8).reshape(rows.size, records.itemsize)
             behind = self.rows["met_version"][rows], self.rows["last_ms"][rows]
@@ -148,7 +152,7 @@ class Nodes:
         self.rows.restore(directory)
         state = msgspec.json.decode((directory / "nodes.json").read_bytes())
         self.graph.table.extent[self.type], self.touched[state["touched"]] = state["extent"], True
-        self.met[state["met"]] = True
+        self.met[state.get("met", [])] = True
         self.removed = {id_: tuple(entry) for id_, entry in state["removed"].items()}
         self.rounds.next_row = state["next_row"]
 

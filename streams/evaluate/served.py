@@ -63,7 +63,9 @@ class ServedLists:
             self._take_vectors()
             if self._tokenizer is not None:
                 self._take_tokens(self._tokenizer)
-            self._supa.users.take_removed()  # users are read where they are; taken so that the list does not grow
+            self._supa.users.take_removed()  # users and memories are read where they are; taken so that what is to be told does not grow
+            for nodes in (self._supa.users, self._supa.items):
+                nodes.take_met()
             self.state.changed(self._clock_ms)
             self._stale = False
 

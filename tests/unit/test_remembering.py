@@ -177,6 +177,19 @@ def test_a_cache_that_starts_late_scores_with_what_has_come() -> None:
         assert cache.score(user, items).tobytes() == served.score(user, items).tobytes()
 
 
+def test_a_list_is_as_long_while_some_memories_have_not_come() -> None:
+    whole = Served(CONFIG, CacheConfig(seen_items=0, similar_items=0))
+    whole.learn(MIXED)
+    while not whole.learner.touch_next(1_000):
+        pass
+    told = whole.stage.publish() or pytest.fail("nothing is published")
+    late = ParameterCache(whole.cache.config)
+    late.apply("learner", replace(told, tables={**told.tables, "item_memory": told.tables["item_memory"][:5]}))
+    for user in whole.users:
+        listed = {item.item_id for item in late.recommend(user, 200, ["personal"]).items}
+        assert listed == {item.item_id for item in whole.cache.recommend(user, 200, ["personal"]).items} == set(whole.items)
+
+
 def test_a_user_who_remembers_nothing_any_more_has_scores() -> None:
     served = Served(replace(CONFIG, undo_types=("hate",)))
     pairs = [(f"u{n % 5}", f"i{n % 7}") for n in range(35)]
@@ -213,6 +226,9 @@ IMPOSSIBLE = (
     {"node": -3},
     {"held": 5},
     {"held": -1},
+    {"edges": -1},
+    {"partners": -2},
+    {"node": 1 << 27},
     {"row": -9},
     {"neighbour_generation": -1},
 )
