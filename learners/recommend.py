@@ -16,6 +16,7 @@ from learners.search import Columns, Peaks, Query, dots, search
 from learners.tables import MIN_MS, WIDE_COLUMN, Space
 
 NO_LINK = "none"  # source of an empty list
+EVERY = slice(None)  # instead of rows
 RETRIEVED = 200  # items, the best without memory, that are scored by memory beside those near the user
 
 
@@ -28,9 +29,8 @@ class CacheConfig:
     """Settings of the serving cache.
 
     max_k: items a request may ask for. seen_items: of a user's last items, how many are left out of the lists. similar_items: how many
-    of them `similar` starts from. popularity_weight: of ln(popularity) in the personal score, and where the learner scores by memory, in
-    the score that its candidates are found by. tombstones: removed ids of users, and of
-    items, that are remembered to refuse their older versions.
+    of them `similar` starts from. popularity_weight: of ln(popularity) in the personal score; where the learner scores by memory, in that
+    by which its candidates are found. tombstones: removed ids of users, and of items, that are remembered to refuse their older versions.
     """
 
     max_k: int = 200
@@ -259,7 +259,7 @@ def _personal(request: _Request, count: int) -> list[Pick]:
 def _remembered(request: _Request, memory: Memory, found: np.ndarray, left_out: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and memory-aware scores of the `count` best, ties with the last included, among those found and those near the user."""
     near = np.setdiff1d(memory.near(), left_out)
-    rows = np.union1d(found, near[_shown_at(request.state.items, near, request.now_ms)])
+    rows = np.union1d(found, near[_shown(request.state.items, request.now_ms, near)])
     scores = memory.scores(rows)
     rows, scores = rows[~np.isnan(scores)], scores[~np.isnan(scores)]
     best = scores >= np.partition(scores, -count)[-count] if scores.size > count else np.ones(scores.size, np.bool_)
@@ -332,14 +332,8 @@ def _shared_prefix(items: Items, source: int) -> np.ndarray:
     return shared / max(1, tokens.width)
 
 
-def _shown(items: Items, now_ms: int) -> np.ndarray:
-    """bool [allocated rows]: not removed, and open if it is a live room."""
-    table = items["item_popularity"]
-    return np.asarray(~table.column("removed") & (table.column("start_ms") <= now_ms) & (table.column("end_ms") > now_ms))
-
-
-def _shown_at(items: Items, rows: np.ndarray, now_ms: int) -> np.ndarray:
-    """bool [n]: the same of rows int64 [n]."""
+def _shown(items: Items, now_ms: int, rows: np.ndarray | slice = EVERY) -> np.ndarray:
+    """bool [allocated rows], or of rows int64 [n]: not removed, and open if it is a live room."""
     removed, start_ms, end_ms = (items["item_popularity"].column(name)[rows] for name in ("removed", "start_ms", "end_ms"))
     return np.asarray(~removed & (start_ms <= now_ms) & (end_ms > now_ms))
 
