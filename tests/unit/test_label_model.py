@@ -11,35 +11,22 @@ import pytest
 from core.errors import SettingsError, SnapshotError
 from core.labels import (
     DEFER,
-    ES_DFM,
-    FINAL_NEGATIVE,
-    FINAL_POSITIVE,
     FNC,
-    FNW,
     IN_WINDOW,
     KINDS,
-    LATE,
-    MATURED_IN_WINDOW,
-    MATURED_LATE,
-    MATURED_NEGATIVE,
-    NEGATIVE,
     POLICIES,
-    SLIVER,
     VANILLA,
-    WAIT,
     WINDOW,
 )
 from core.rows import CHUNK_ROWS
-from learners.labels import LogisticConfig, OnlineLogistic, bucket_of, buckets_of
+from learners.labels import LogisticConfig, OnlineLogistic
 from learners.labels.buckets import ABSENT
-from learners.labels.weights import MOST_SERVED
 from tests.naive_logistic import NaiveLogistic, NaiveModel, Row
 from tests.snapshots import save
 
 CONFIG = LogisticConfig(
     labels=("click", "cart", "purchase"), buckets=16, numerics=2, rate=0.2, helper_rate=0.07, initial_squares=0.3, half_life_rows=50.0
 )
-PLAIN = LogisticConfig(buckets=1, half_life_rows=1.0)  # a bias alone; what is counted halves with each click
 EVERY = range(len(POLICIES))
 
 
@@ -359,119 +346,7 @@ def test_settings_that_cannot_work_are_refused(change: dict[str, Any]) -> None:
         replace(CONFIG, **change)
 
 
-# Buckets
-
-
-def test_a_text_has_the_same_bucket_wherever_it_stands() -> None:
-    texts = [f"campaign={n}" for n in range(2_000)]
-    found = buckets_of(texts, 64)
-    assert found.dtype == np.int64
-    assert (found.min(), found.max()) == (0, 63)
-    np.testing.assert_array_equal(buckets_of(iter(texts[::-1]), 64)[::-1], found)
-    assert [bucket_of("campaign", str(n), 64) for n in range(20)] == found[:20].tolist()
-
-
-def test_absent_texts_have_no_bucket_and_an_empty_text_has_one() -> None:
-    assert (buckets_of([None, "site=1", None, ""], 8) == ABSENT).tolist() == [True, False, True, False]
-    assert buckets_of([], 8).tolist() == []
-    assert buckets_of([None], 8).tolist() == [ABSENT]
-
-
-def test_buckets_fill_evenly() -> None:
-    counts = np.bincount(buckets_of([f"site={n}" for n in range(64_000)], 64, seed=3), minlength=64)
-    assert np.abs(counts - 1_000).max() < 5 * math.sqrt(1_000)
-
-
-def test_the_seed_says_which_values_share_a_bucket() -> None:
-    texts = [f"site={n}" for n in range(2_000)]
-    by_seed = [buckets_of(texts, 64, seed) for seed in (0, 1, 2)]
-    first = np.flatnonzero(by_seed[0] == by_seed[0][0])
-    assert all(len(np.unique(found[first])) > 10 for found in by_seed[1:])
-    assert [np.mean(found == by_seed[0]) < 0.1 for found in by_seed[1:]] == [True, True]
-    assert bucket_of("site", "0", 64, 2) == by_seed[2][0]
-
-
-def test_these_buckets_are_part_of_stored_models() -> None:
-    assert buckets_of(["site=1", "site=2", "campaign x site=1|2"], 1 << 18).tolist() == [213_527, 195_390, 72_622]
-    assert buckets_of(["site=1", "site=2", "campaign x site=1|2"], 1 << 18, seed=7).tolist() == [239_862, 14_362, 8_141]
-
-
-# Means
-
-
-class Bias:
-    """A model that has but a bias: what it says before each row can be written down."""
-
-    def __init__(self, policy: int) -> None:
-        self.model, self.policy = OnlineLogistic(PLAIN), policy
-        self.none, self.nothing = np.full((1, 1), ABSENT), np.empty((1, 0), np.float32)
-
-    def learn(self, kind: int) -> float:
-        """The probability served before the row."""
-        before = float(self.model.predict(0, self.policy, self.none, self.nothing)[0])
-        self.model.learn_many(np.array([0]), np.array([self.policy]), np.array([kind]), self.none, self.nothing)
-        return before
-
-    def means(self) -> tuple[float, float, float]:
-        """Log loss, predicted and observed rate."""
-        told = self.model.means(0)
-        assert list(told) == ["log_loss", "predicted_rate", "observed_rate"]
-        return told["log_loss"], told["predicted_rate"], told["observed_rate"]
-
-
-def test_before_the_first_click_nothing_is_known() -> None:
-    told = Bias(ES_DFM)
-    assert np.isnan(told.means()).all()
-    told.learn(MATURED_NEGATIVE)
-    assert np.isnan(told.means()).all()
-
-
-def test_the_first_click_is_met_with_one_half_and_the_next_by_what_it_taught() -> None:
-    told = Bias(WINDOW)
-    assert told.learn(NEGATIVE) == 0.5
-    assert told.means() == pytest.approx((math.log(2), 0.5, 0.0))
-    f = 1 / (1 + math.exp(0.1 * 0.5 / math.sqrt(0.1 + 0.25)))
-    assert told.learn(IN_WINDOW) == pytest.approx(f)
-    assert told.means() == pytest.approx(((math.log(2) / 2 - math.log(f)) / 1.5, (0.25 + f) / 1.5, 1 / 1.5))
-
-
-@pytest.mark.parametrize("policy", [VANILLA, FNW])
-def test_a_late_positive_takes_back_the_negative_that_stood_for_it(policy: int) -> None:
-    told = Bias(policy)
-    told.learn(NEGATIVE)
-    f = told.learn(LATE)
-    assert f < 0.5
-    assert told.means() == pytest.approx((math.log(2) + math.log(1 - f) - math.log(f), 0.5, 1.0))
-
-
-def test_of_fnc_the_probability_served_is_judged() -> None:
-    told = Bias(FNC)
-    assert told.learn(NEGATIVE) == MOST_SERVED
-    assert told.means() == pytest.approx((-math.log(1 - MOST_SERVED), MOST_SERVED, 0.0))
-    q = 1 / (1 + math.exp(0.1 * 0.5 / math.sqrt(0.1 + 0.25)))
-    assert told.learn(LATE) == pytest.approx(q / (1 - q))
-    assert told.means()[2] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("policy", "kind"), [(WAIT, FINAL_NEGATIVE), (WAIT, FINAL_POSITIVE), (SLIVER, FINAL_NEGATIVE), (SLIVER, IN_WINDOW)]
-)
-def test_a_click_that_is_told_of_once_counts_then(policy: int, kind: int) -> None:
-    told = Bias(policy)
-    told.learn(kind)
-    assert told.means() == pytest.approx((math.log(2), 0.5, float(kind in (FINAL_POSITIVE, IN_WINDOW))))
-
-
-@pytest.mark.parametrize(
-    ("policy", "kind"),
-    [(DEFER, FINAL_POSITIVE), (DEFER, FINAL_NEGATIVE), (DEFER, MATURED_LATE), (ES_DFM, MATURED_IN_WINDOW), (ES_DFM, MATURED_NEGATIVE)],
-)
-def test_what_is_told_of_a_click_again_counts_no_more(policy: int, kind: int) -> None:
-    told = Bias(policy)
-    told.learn(IN_WINDOW)
-    before = told.means()
-    told.learn(kind)
-    assert told.means() == before
+# Means, see also test_label_means
 
 
 def test_means_over_a_long_stream_are_those_of_the_twin() -> None:
